@@ -1,0 +1,343 @@
+//! The messages between a switch and policyd: little-endian, one a packet of a SEQPACKET socket.
+//!
+//! ```text
+//! 0   magic    u32  "TNDM"
+//! 4   version  u16
+//! 6   kind     u16
+//! 8   body          fixed length for its kind; anything longer or shorter is malformed
+//! ```
+//!
+//! Descriptors that travel with a message are named at it. Credentials are taken by the kernel, packet by packet.
+//!
+//! After every packet it has sent to a process, policyd increments `mail` in that family's registry, so that a switch
+//! that remembers the number needs one load to know that there is nothing to receive.
+
+use crate::address::{Addresses, Endpoint, IpFamily};
+use crate::reason::Reason;
+use crate::{PROTOCOL_VERSION, message::Message::*};
+
+/// No message is longer.
+pub const MAX_MESSAGE: usize = 256;
+/// No message carries more descriptors.
+pub const MAX_DESCRIPTORS: usize = 4;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"TNDM");
+const HEADER: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Switch: first on every channel. Descriptors: the family's registry memfd, its board memfd, and this process's
+    /// wake0 (a non-blocking eventfd). `mail` is what the registry's counter was before.
+    Hello {
+        /// Random, made by the family's first process: a process and the children it forked share one registry and board.
+        family: [u8; 16],
+        mail: u32,
+    },
+    /// Switch: this TCP socket, descriptor `fd` in this process, wants its other end. No descriptor.
+    Meet(Meet),
+    /// Switch: the answer to `Prove`. One descriptor: the TCP socket.
+    Proof(SlotRef),
+    /// Switch: the other answer to `Prove`: the socket is gone.
+    NoProof(SlotRef),
+    /// Switch: this end touches that companion no more. The conn is used again when both ends have said so.
+    Released(CompanionRef),
+    /// Switch: cannot take the companion (no descriptor, no mapping, the socket is gone). Counts as `Released`.
+    Unable { slot: SlotRef, companion: CompanionRef },
+
+    /// Policyd: the answer to Hello.
+    Welcome {
+        /// major << 16 | minor << 8 | patch
+        policyd_version: u32,
+        /// Random, new at every start of policyd.
+        instance: u64,
+    },
+    /// Policyd: the other answer to Hello; the channel is then closed.
+    RefuseHello { reason: Reason },
+    /// Policyd: send that socket. Only where it may not take it itself (Yama, a daemon that did setuid).
+    Prove(SlotRef),
+    /// Policyd: both ends are proven. The first `Companion` of a pair towards a role carries four descriptors: the pair
+    /// memfd, the peer's board memfd (read-only), the peer's wake0, and this end of the pair's channel; later ones carry none.
+    Companion(Companion),
+    /// Policyd: no companion for that slot; final for that generation. It may follow a `Companion`, when the other end
+    /// was unable: let go of it and say `Released`.
+    Refused { slot: SlotRef, reason: Reason },
+}
+
+/// A switch's own name for one TCP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotRef {
+    pub slot: u32,
+    pub generation: u32,
+}
+
+/// One end of one companion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CompanionRef {
+    pub pair: u32,
+    pub conn: u32,
+    /// This end's role in the pair, 0 or 1.
+    pub role: u8,
+    /// The companion's id: a `Released` from before policyd was restarted names another and is ignored.
+    pub id: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meet {
+    pub slot: SlotRef,
+    /// The descriptor's number in the sender, for pidfd_getfd.
+    pub fd: i32,
+    pub addresses: Addresses,
+    /// SO_COOKIE
+    pub cookie: u64,
+    /// SO_NETNS_COOKIE
+    pub netns_cookie: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Companion {
+    pub slot: SlotRef,
+    /// `companion.id` is random, never zero, and the same at both ends.
+    pub companion: CompanionRef,
+    pub peer_pid: u32,
+}
+
+/// What a packet that is no message has wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    Magic,
+    /// Another version speaks; it is named, so that the refusal can be clear.
+    Version(u16),
+    Kind(u16),
+    Length,
+    /// A field has a value that no sender may give it.
+    Value,
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Magic => f.write_str("not a Tandem message"),
+            Self::Version(v) => write!(f, "protocol version {v}, not {PROTOCOL_VERSION}"),
+            Self::Kind(k) => write!(f, "unknown message kind {k}"),
+            Self::Length => f.write_str("wrong length for its kind"),
+            Self::Value => f.write_str("a field out of its range"),
+        }
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+impl Message {
+    /// How many descriptors must come with it (for `Companion`: that, or none).
+    pub const fn descriptors(&self) -> usize {
+        match self {
+            Hello { .. } => 3,
+            Proof(_) => 1,
+            Companion(_) => 4,
+            _ => 0,
+        }
+    }
+
+    const fn kind(&self) -> u16 {
+        match self {
+            Hello { .. } => 1,
+            Meet(_) => 2,
+            Proof(_) => 3,
+            NoProof(_) => 4,
+            Released(_) => 5,
+            Unable { .. } => 6,
+            Welcome { .. } => 0x81,
+            RefuseHello { .. } => 0x82,
+            Prove(_) => 0x83,
+            Companion(_) => 0x84,
+            Refused { .. } => 0x85,
+        }
+    }
+
+    /// Writes the packet; returns its length.
+    pub fn encode(&self, packet: &mut [u8; MAX_MESSAGE]) -> usize {
+        let mut w = Writer { packet, at: 0 };
+        w.u32(MAGIC);
+        w.u16(PROTOCOL_VERSION);
+        w.u16(self.kind());
+        match *self {
+            Hello { family, mail } => {
+                w.bytes(&family);
+                w.u32(mail);
+            }
+            Meet(meet) => {
+                w.slot(meet.slot);
+                w.u32(meet.fd as u32);
+                w.addresses(meet.addresses);
+                w.u64(meet.cookie);
+                w.u64(meet.netns_cookie);
+            }
+            Proof(slot) | NoProof(slot) | Prove(slot) => w.slot(slot),
+            Released(companion) => w.companion(companion),
+            Unable { slot, companion } => {
+                w.slot(slot);
+                w.companion(companion);
+            }
+            Welcome { policyd_version, instance } => {
+                w.u32(policyd_version);
+                w.u64(instance);
+            }
+            RefuseHello { reason } => w.u16(reason.code()),
+            Companion(c) => {
+                w.slot(c.slot);
+                w.companion(c.companion);
+                w.u32(c.peer_pid);
+            }
+            Refused { slot, reason } => {
+                w.slot(slot);
+                w.u16(reason.code());
+            }
+        }
+        w.at
+    }
+
+    /// Reads one packet. Every field is checked here, once.
+    pub fn decode(packet: &[u8]) -> Result<Message, Malformed> {
+        let mut r = Reader { rest: packet };
+        if packet.len() < HEADER {
+            return Err(Malformed::Length);
+        }
+        if r.u32()? != MAGIC {
+            return Err(Malformed::Magic);
+        }
+        let version = r.u16()?;
+        if version != PROTOCOL_VERSION {
+            return Err(Malformed::Version(version));
+        }
+        let message = match r.u16()? {
+            1 => Hello { family: r.bytes()?, mail: r.u32()? },
+            2 => Meet(crate::message::Meet {
+                slot: r.slot()?,
+                fd: r.descriptor()?,
+                addresses: r.addresses()?,
+                cookie: r.u64()?,
+                netns_cookie: r.u64()?,
+            }),
+            3 => Proof(r.slot()?),
+            4 => NoProof(r.slot()?),
+            5 => Released(r.companion()?),
+            6 => Unable { slot: r.slot()?, companion: r.companion()? },
+            0x81 => Welcome { policyd_version: r.u32()?, instance: r.u64()? },
+            0x82 => RefuseHello { reason: r.reason()? },
+            0x83 => Prove(r.slot()?),
+            0x84 => {
+                Companion(crate::message::Companion { slot: r.slot()?, companion: r.companion()?, peer_pid: r.u32()? })
+            }
+            0x85 => Refused { slot: r.slot()?, reason: r.reason()? },
+            kind => return Err(Malformed::Kind(kind)),
+        };
+        if r.rest.is_empty() { Ok(message) } else { Err(Malformed::Length) }
+    }
+}
+
+struct Writer<'a> {
+    packet: &'a mut [u8; MAX_MESSAGE],
+    at: usize,
+}
+
+impl Writer<'_> {
+    /// The longest message is far below MAX_MESSAGE (a test says so), so nothing is ever cut off.
+    fn bytes(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.packet.get_mut(self.at..self.at + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.at += bytes.len();
+        }
+    }
+
+    fn u16(&mut self, value: u16) {
+        self.bytes(&value.to_le_bytes());
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.bytes(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.bytes(&value.to_le_bytes());
+    }
+
+    fn slot(&mut self, slot: SlotRef) {
+        self.u32(slot.slot);
+        self.u32(slot.generation);
+    }
+
+    fn companion(&mut self, companion: CompanionRef) {
+        self.u32(companion.pair);
+        self.u32(companion.conn);
+        self.bytes(&[companion.role]);
+        self.u64(companion.id);
+    }
+
+    fn addresses(&mut self, addresses: Addresses) {
+        self.bytes(&[addresses.family as u8]);
+        for end in [addresses.local, addresses.remote] {
+            self.bytes(&end.ip);
+            self.u16(end.port);
+        }
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Malformed::Length)?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    fn u8(&mut self) -> Result<u8, Malformed> {
+        self.bytes::<1>().map(|[b]| b)
+    }
+
+    fn u16(&mut self) -> Result<u16, Malformed> {
+        self.bytes().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        self.bytes().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        self.bytes().map(u64::from_le_bytes)
+    }
+
+    fn descriptor(&mut self) -> Result<i32, Malformed> {
+        i32::try_from(self.u32()?).map_err(|_| Malformed::Value)
+    }
+
+    fn reason(&mut self) -> Result<Reason, Malformed> {
+        Reason::from_code(self.u16()?).ok_or(Malformed::Value)
+    }
+
+    fn slot(&mut self) -> Result<SlotRef, Malformed> {
+        Ok(SlotRef { slot: self.u32()?, generation: self.u32()? })
+    }
+
+    fn companion(&mut self) -> Result<CompanionRef, Malformed> {
+        let companion = CompanionRef { pair: self.u32()?, conn: self.u32()?, role: self.u8()?, id: self.u64()? };
+        let sound = companion.role <= 1 && companion.conn < crate::pair::CONNS && companion.id != 0;
+        if sound { Ok(companion) } else { Err(Malformed::Value) }
+    }
+
+    fn addresses(&mut self) -> Result<Addresses, Malformed> {
+        let family = IpFamily::from_code(self.u8()?).ok_or(Malformed::Value)?;
+        let local = Endpoint { ip: self.bytes()?, port: self.u16()? };
+        let remote = Endpoint { ip: self.bytes()?, port: self.u16()? };
+        let tail = |end: &Endpoint| end.ip.iter().skip(4).any(|&b| b != 0);
+        if family == IpFamily::V4 && (tail(&local) || tail(&remote)) {
+            return Err(Malformed::Value);
+        }
+        Ok(Addresses { family, local, remote })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// Zeroed as a fresh memfd is.
+fn fresh() -> Box<Registry> {
+    // SAFETY: all-zero is valid for every field (atomic integers).
+    unsafe { Box::<Registry>::new_zeroed().assume_init() }
+}
+
+fn identity(port: u16) -> Identity {
+    let addresses = Addresses::new(([127, 0, 0, 1], port).into(), ([10, 1, 2, 3], 80).into()).expect("both are IPv4");
+    Identity { pid: 42, addresses, cookie: 7, connected: true }
+}
+
+#[test]
+fn a_row_lives_and_is_folded_once() {
+    let registry = fresh();
+    assert!(!registry.is_sound());
+    registry.initialise();
+    assert!(registry.is_sound());
+    assert!(registry.used_rows().is_empty());
+
+    registry.publish(5, &identity(4_000), Reason::FewCalls);
+    assert_eq!(registry.used_rows().len(), 6);
+    let row = registry.row(5);
+    let copy = row.read().expect("live");
+    assert_eq!(copy.identity, identity(4_000));
+    assert_eq!((copy.provider, copy.reason, copy.settled), (Provider::Tcp, Some(Reason::FewCalls), false));
+
+    row.set_provider(Provider::Local, Reason::None);
+    row.tx_companion.store(100, Ordering::Relaxed);
+    assert!(row.read().expect("live").carried());
+
+    registry.retire(5);
+    registry.retire(5);
+    assert!(row.read().is_none());
+    let totals = &registry.header.totals;
+    assert_eq!(totals.connections.load(Ordering::Relaxed), 1);
+    assert_eq!(totals.carried.load(Ordering::Relaxed), 1);
+    assert_eq!(totals.tx_companion.load(Ordering::Relaxed), 100);
+
+    registry.publish(5, &identity(4_001), Reason::FewCalls);
+    registry.row(5).settle(Reason::PeerAbsent);
+    let copy = registry.row(5).read().expect("live again");
+    assert!(copy.settled);
+    assert_eq!(copy.counted_reason(), Some(Reason::PeerAbsent));
+    registry.retire(5);
+    assert_eq!(totals.reasons[Reason::PeerAbsent.code() as usize].load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_row_under_the_pen_is_not_read() {
+    let registry = fresh();
+    registry.publish(0, &identity(1), Reason::None);
+    registry.row(0).sequence.fetch_or(1, Ordering::Relaxed);
+    assert!(registry.row(0).read().is_none());
+}
+
+#[test]
+fn a_header_that_lies_about_its_rows_gives_no_more_than_there_are() {
+    let registry = fresh();
+    registry.header.rows_used.store(u32::MAX, Ordering::Relaxed);
+    assert_eq!(registry.used_rows().len(), ROWS);
+}
+
+proptest! {
+    /// Whatever a hostile family writes into a row, reading it gives a checked copy or nothing.
+    #[test]
+    fn hostile_rows_never_panic(words in proptest::collection::vec(any::<u32>(), 32), hint in 0..8u32) {
+        let registry = fresh();
+        let row = std::ptr::from_ref(registry.row(3)).cast::<AtomicU32>();
+        for (at, &word) in words.iter().enumerate() {
+            // SAFETY: a row is 128 bytes of atomics, and 32 words fill exactly that.
+            unsafe { (*row.add(at)).store(word, Ordering::Relaxed) };
+        }
+        // Often enough, let the checks before the interesting fields pass.
+        if hint > 2 {
+            registry.row(3).sequence.store(2, Ordering::Relaxed);
+            registry.row(3).addr_family.store(4 + (hint & 2), Ordering::Relaxed);
+            registry.row(3).provider.store(hint % 3, Ordering::Relaxed);
+        }
+        if let Some(copy) = registry.row(3).read() {
+            let _ = (copy.carried(), copy.counted_reason(), copy.identity.addresses.normalised());
+            let _ = copy.identity.addresses.local_address().to_string();
+        }
+        registry.retire(3);
+        prop_assert!(registry.row(3).read().is_none());
+    }
+}
