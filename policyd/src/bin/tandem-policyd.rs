@@ -1,0 +1,93 @@
+//! The policy daemon.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use tandem_policyd::config::Config;
+use tandem_policyd::daemon::background::{self, Readiness};
+use tandem_policyd::daemon::{self, OCCUPIED, Occupied};
+use tandem_protocol::socket_path;
+
+const SYSTEM_CONFIG: &str = "/etc/tandem/policyd.toml";
+
+/// Tandem's policy daemon: it lets two switches of one host meet, and knows what they carry.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Configuration file [default: /etc/tandem/policyd.toml, if it is there]
+    #[arg(long, env = "TANDEM_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The switches' socket; the control socket is SOCKET.control [default: root: /run/tandem/policyd.sock; others:
+    /// $XDG_RUNTIME_DIR/tandem/policyd.sock or /tmp/tandem-UID/policyd.sock]
+    #[arg(long, env = "TANDEM_POLICYD", value_name = "SOCKET")]
+    socket: Option<PathBuf>,
+    /// Leave when the last client has been gone for so long; 0: never [default: 0]
+    #[arg(long, env = "TANDEM_LINGER", value_name = "SECONDS")]
+    linger: Option<u64>,
+    /// How long a switch's request waits for the other end's [default: 5]
+    #[arg(long, env = "TANDEM_PARK", value_name = "SECONDS")]
+    park: Option<u64>,
+    /// off, error, warn, info, debug or trace, to stderr or a file [default: warn]
+    #[arg(long, env = "TANDEM_POLICYD_LOG", value_name = "LEVEL[=FILE]")]
+    log: Option<String>,
+    /// Go into the background as soon as it listens
+    #[arg(long)]
+    background: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tandem-policyd: {error:#}");
+            if error.is::<Occupied>() { ExitCode::from(OCCUPIED) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let mut config = match &arguments.config {
+        Some(path) => Config::read(path)?,
+        None if Path::new(SYSTEM_CONFIG).exists() => Config::read(Path::new(SYSTEM_CONFIG))?,
+        None => Config::default(),
+    };
+    config.linger_seconds = arguments.linger.or(config.linger_seconds);
+    config.park_seconds = arguments.park.or(config.park_seconds);
+    let named = arguments.socket.or_else(|| config.socket.clone());
+    let settings = config.settings(socket(named)?)?;
+    let readiness = if arguments.background {
+        background::enter(&settings.socket.with_extension("log"))?
+    } else {
+        Readiness::default()
+    };
+    let log = arguments.log.or(config.log);
+    tandem_policyd::log::start(log.as_deref().unwrap_or("warn"))?;
+    daemon::run(settings, readiness)
+}
+
+/// Where to serve, in a folder that is there. A place of one's own must be nobody else's: who may write there could
+/// put another policyd in its place.
+fn socket(named: Option<PathBuf>) -> Result<PathBuf> {
+    let uid = nix::unistd::geteuid().as_raw();
+    let candidates = tandem_policyd::search(named.as_deref());
+    let root = |path: &&socket_path::SocketPath| uid == 0 && path.as_bytes() == socket_path::SYSTEM;
+    let Some(place) = candidates.iter().find(root).or(candidates.last()) else {
+        bail!("{}: too long for a socket; name another by --socket", named.unwrap_or_default().display());
+    };
+    let path = std::path::absolute(tandem_policyd::path_of(place)).context("no working directory")?;
+    if let Some(folder) = path.parent() {
+        daemon::make_folder(folder).with_context(|| {
+            format!("cannot make the folder {}; name another socket by --socket or TANDEM_POLICYD", folder.display())
+        })?;
+        if !place.is_trusted(uid) {
+            bail!(
+                "{} is not yours alone (it must be yours, mode 0700, no symbolic link); mend it, or name another \
+                 socket by --socket",
+                folder.display()
+            );
+        }
+    }
+    Ok(path)
+}

@@ -1,0 +1,112 @@
+//! The control socket, `SOCKET.control`: what `tandem` and other programs ask policyd. A stream unix socket, JSON lines:
+//! one object a line, each request answered by one line, in order. Version 1:
+//!
+//! ```text
+//! -> {"version":1,"request":"ss"}
+//! <- {"version":1,"ss":[{"pid":71,"program":"redis-server","local":"127.0.0.1:6379","remote":"127.0.0.1:40112",
+//!        "provider":"local","reason":null,"tx_tcp":5,"rx_tcp":93,"tx_companion":41000,"rx_companion":92000}]}
+//! -> {"version":1,"request":"status"}
+//! <- {"version":1,"status":{"connections":3,"carried":2,"tx_companion":82000,"rx_companion":184000,"fail_backs":0,
+//!        "reasons":{"few-calls":1},"clients":2,"pairs":1,"parked":0,"instance":"91f2…","version":"0.1.0",
+//!        "socket":"/run/tandem/policyd.sock"}}
+//! -> {"version":1,"request":"hold"}
+//! <- {"version":1,"held":true}
+//! <- {"version":1,"error":"unknown variant `sss`, …"}          (to anything else)
+//! ```
+//!
+//! | request | meaning |
+//! |---|---|
+//! | `ss` | connection ends that switches know, at most 200,000 |
+//! | `status` | totals since policyd started, those of connections and processes that are gone included |
+//! | `hold` | a policyd that leaves when it has no client stays for as long as the asking process lives |
+//!
+//! `reasons` counts connections that are or ended on TCP, by reason. Root and the user that policyd runs as see
+//! everything; everybody else what is theirs. A line is at most 4,096 bytes; a connection that is silent for 30 s, or
+//! does not read its answer for so long, is closed.
+
+pub mod client;
+pub mod server;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tandem_protocol::socket_path::CONTROL_SUFFIX;
+
+use crate::registry::SsRow;
+
+pub const VERSION: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    pub version: u32,
+    pub request: Ask,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ask {
+    Ss,
+    Status,
+    Hold,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    pub version: u32,
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    Ss(Vec<SsRow>),
+    Status(Status),
+    Held(bool),
+    Error(String),
+}
+
+/// `tandem status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub connections: u64,
+    pub carried: u64,
+    pub tx_companion: u64,
+    pub rx_companion: u64,
+    pub fail_backs: u64,
+    pub reasons: BTreeMap<String, u64>,
+    pub clients: usize,
+    pub pairs: usize,
+    /// Meets that wait for their other end.
+    pub parked: usize,
+    /// Random, new at every start of policyd.
+    pub instance: String,
+    pub version: String,
+    pub socket: String,
+}
+
+/// The control socket beside a switches' socket.
+pub fn path(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(CONTROL_SUFFIX);
+    path.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_are_as_documented() {
+        let request = Request { version: 1, request: Ask::Ss };
+        assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"version":1,"request":"ss"}"#);
+        let reply = Reply { version: 1, answer: Answer::Held(true) };
+        assert_eq!(serde_json::to_string(&reply).unwrap(), r#"{"version":1,"held":true}"#);
+        let reply = Reply { version: 1, answer: Answer::Ss(vec![]) };
+        let text = serde_json::to_string(&reply).unwrap();
+        assert_eq!(text, r#"{"version":1,"ss":[]}"#);
+        assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), reply);
+    }
+}

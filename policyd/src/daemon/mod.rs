@@ -1,0 +1,182 @@
+//! The daemon: one thread that serves switches and commands, a lock that makes it the only one at its socket, and the
+//! ways it ends.
+
+pub mod background;
+mod place;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal as on_signal};
+use tokio::sync::Notify;
+use tokio::task::{JoinSet, LocalSet};
+use tokio_seqpacket::UnixSeqpacketListener;
+use tracing::{info, warn};
+
+use crate::broker::Broker;
+use crate::config::Settings;
+use crate::{channel, control};
+use background::Readiness;
+pub use place::{OCCUPIED, Occupied, Place, make_folder};
+
+/// Connections served at one time, beyond which the next ones wait to be accepted.
+const MOST_CHANNELS: usize = 32_768;
+const MOST_CONTROLS: usize = 256;
+
+/// What the tasks of this one thread share.
+pub struct Shared {
+    pub broker: RefCell<Broker>,
+    /// Something that the main loop looks at may have changed: a deadline, the number of clients.
+    pub changed: Notify,
+    /// Processes that asked this policyd to stay while they live.
+    pub holds: Cell<usize>,
+    pub socket: PathBuf,
+}
+
+/// Serves until SIGTERM, SIGINT, or the end of the linger time.
+pub fn run(settings: Settings, readiness: Readiness) -> Result<()> {
+    let place = Place::take(&settings.socket)?;
+    prepare_process();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()
+        .context("cannot start the runtime")?;
+    LocalSet::new().block_on(&runtime, Daemon::start(settings, place)?.serve(readiness))
+}
+
+/// A file size limit that a shell left us would kill at the first pair's memfd; descriptors are what we live on.
+fn prepare_process() {
+    // SAFETY: the disposition is set before any thread is started; no handler runs.
+    if let Err(error) = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) } {
+        warn!("cannot ignore SIGXFSZ: {error}");
+    }
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
+struct Daemon {
+    shared: Rc<Shared>,
+    place: Place,
+    linger: Option<Duration>,
+    channels: JoinSet<()>,
+    controls: JoinSet<()>,
+}
+
+struct Listeners {
+    switches: UnixSeqpacketListener,
+    control: UnixListener,
+}
+
+impl Daemon {
+    fn start(settings: Settings, place: Place) -> Result<Self> {
+        let shared = Shared {
+            socket: settings.socket.clone(),
+            changed: Notify::new(),
+            holds: Cell::new(0),
+            broker: RefCell::new(Broker::new(settings.clone())),
+        };
+        let (channels, controls) = (JoinSet::new(), JoinSet::new());
+        Ok(Self { shared: Rc::new(shared), place, linger: settings.linger, channels, controls })
+    }
+
+    async fn serve(mut self, readiness: Readiness) -> Result<()> {
+        let mut terminate = on_signal(SignalKind::terminate())?;
+        let mut interrupt = on_signal(SignalKind::interrupt())?;
+        let mut listeners = self.listen()?;
+        readiness.tell();
+        info!(socket = %self.shared.socket.display(), "serving");
+        let mut idle_since = Some(Instant::now());
+        loop {
+            let deadline = self.shared.broker.borrow().next_deadline();
+            let leave_at = self.linger.and_then(|linger| idle_since.map(|since| since + linger));
+            tokio::select! {
+                accepted = listeners.switches.accept(), if self.channels.len() < MOST_CHANNELS => self.channel(accepted).await,
+                accepted = listeners.control.accept(), if self.controls.len() < MOST_CONTROLS => self.control(accepted).await,
+                Some(_) = self.channels.join_next(), if !self.channels.is_empty() => {}
+                Some(_) = self.controls.join_next(), if !self.controls.is_empty() => {}
+                () = at(deadline), if deadline.is_some() => {}
+                () = at(leave_at), if leave_at.is_some() => {
+                    match self.leave(listeners)? {
+                        None => break,
+                        Some(again) => listeners = again,
+                    }
+                }
+                () = self.shared.changed.notified() => {}
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+            self.shared.broker.borrow_mut().expire(Instant::now());
+            let idle = self.channels.is_empty() && self.controls.is_empty() && self.shared.holds.get() == 0;
+            idle_since = if idle { idle_since.or(Some(Instant::now())) } else { None };
+        }
+        info!("leaving");
+        self.place.leave();
+        Ok(())
+    }
+
+    fn listen(&self) -> Result<Listeners> {
+        let socket = &self.shared.socket;
+        let cannot = |path: &std::path::Path| format!("cannot listen at {}", path.display());
+        self.place.clear()?;
+        let switches = channel::listen(socket).with_context(|| cannot(socket))?;
+        let path = control::path(socket);
+        let control = UnixListener::bind(&path).with_context(|| cannot(&path))?;
+        self.place.open_to_users()?;
+        Ok(Listeners { switches, control })
+    }
+
+    /// Leaves for want of clients: first nobody new can come, then whoever came in the last moment is looked for. If
+    /// somebody did, it is served, and the sockets are made again.
+    fn leave(&mut self, mut listeners: Listeners) -> Result<Option<Listeners>> {
+        self.place.clear()?;
+        let mut late = false;
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        while let std::task::Poll::Ready(Ok(socket)) = listeners.switches.poll_accept(&mut context) {
+            self.channels.spawn_local(channel::serve(socket, self.shared.clone()));
+            late = true;
+        }
+        while let std::task::Poll::Ready(Ok((stream, _))) = listeners.control.poll_accept(&mut context) {
+            self.controls.spawn_local(control::server::serve(stream, self.shared.clone()));
+            late = true;
+        }
+        if late { self.listen().map(Some) } else { Ok(None) }
+    }
+
+    async fn channel(&mut self, accepted: io::Result<tokio_seqpacket::UnixSeqpacket>) {
+        match accepted {
+            Ok(socket) => drop(self.channels.spawn_local(channel::serve(socket, self.shared.clone()))),
+            Err(error) => rest(&error).await,
+        }
+    }
+
+    async fn control(&mut self, accepted: io::Result<(tokio::net::UnixStream, tokio::net::unix::SocketAddr)>) {
+        match accepted {
+            Ok((stream, _)) => drop(self.controls.spawn_local(control::server::serve(stream, self.shared.clone()))),
+            Err(error) => rest(&error).await,
+        }
+    }
+}
+
+/// Out of descriptors, most likely: the connection stays in the queue, so don't ask for it a million times a second.
+async fn rest(error: &io::Error) {
+    warn!("cannot accept: {error}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+async fn at(deadline: Option<Instant>) {
+    if let Some(deadline) = deadline {
+        tokio::time::sleep_until(deadline.into()).await;
+    }
+}

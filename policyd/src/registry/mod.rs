@@ -1,0 +1,13 @@
+//! What is accelerated, what not, and why not: the registries of all families, mapped and believed in nothing.
+//!
+//! `family.rs` maps and forgets them, `sums.rs` adds up what they carried, `rows.rs` lists connections for `tandem ss`,
+//! `kernel_bytes.rs` asks the kernel for the bytes that the switch no longer counts.
+
+mod family;
+mod kernel_bytes;
+mod rows;
+mod sums;
+
+pub use family::{Families, Family, FamilyId, check_file};
+pub use rows::{Listing, SsRow, list};
+pub use sums::Sums;

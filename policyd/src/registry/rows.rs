@@ -1,0 +1,105 @@
+//! The rows of `tandem ss`.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tandem_protocol::Reason;
+use tandem_protocol::registry::{Provider, Row, Snapshot};
+
+use super::Family;
+use super::kernel_bytes::Kernel;
+
+/// No answer has more rows: a hostile family could otherwise make policyd's memory its own.
+pub const MOST_ROWS: usize = 200_000;
+
+/// One connection end that a switch knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SsRow {
+    pub pid: u32,
+    pub program: String,
+    /// `addr:port` or `[v6]:port`.
+    pub local: String,
+    pub remote: String,
+    /// `tcp`, `local` or `verbs`.
+    pub provider: String,
+    /// Why it is on TCP; null otherwise.
+    pub reason: Option<String>,
+    pub tx_tcp: u64,
+    pub rx_tcp: u64,
+    pub tx_companion: u64,
+    pub rx_companion: u64,
+}
+
+/// Reads /proc and asks the kernel: to be called where that may take its time.
+pub struct Listing {
+    kernel: Option<Kernel>,
+    programs: HashMap<u32, String>,
+}
+
+pub fn list(families: &[Arc<Family>]) -> Vec<SsRow> {
+    let mut listing = Listing { kernel: Kernel::new().ok(), programs: HashMap::new() };
+    let mut rows: Vec<SsRow> = families
+        .iter()
+        .flat_map(|family| family.rows().filter_map(Row::read).map(move |row| (family, row)))
+        .filter_map(|(family, row)| listing.row(family, &row))
+        .take(MOST_ROWS)
+        .collect();
+    rows.sort_by(|a, b| (a.pid, &a.local, &a.remote).cmp(&(b.pid, &b.local, &b.remote)));
+    rows
+}
+
+impl Listing {
+    /// `None`: a dead process left the row behind, and its socket is gone.
+    fn row(&mut self, family: &Family, row: &Snapshot) -> Option<SsRow> {
+        let pid = row.identity.pid;
+        let program = self.program(family, pid);
+        let (mut tx_tcp, mut rx_tcp) = (row.tx_tcp, row.rx_tcp);
+        let bypassed = row.provider == Provider::Tcp && row.settled;
+        if bypassed || program.is_none() {
+            match self.kernel.as_ref().map(|kernel| kernel.bytes(&row.identity)) {
+                Some(Ok(Some(bytes))) if bypassed => (tx_tcp, rx_tcp) = (bytes.tx, bytes.rx),
+                Some(Ok(None)) if program.is_none() => return None,
+                _ => {}
+            }
+        }
+        let addresses = row.identity.addresses;
+        Some(SsRow {
+            pid,
+            program: program.unwrap_or_else(|| "?".to_owned()),
+            local: addresses.local_address().to_string(),
+            remote: addresses.remote_address().to_string(),
+            provider: match row.provider {
+                Provider::Tcp => "tcp",
+                Provider::Local => "local",
+                Provider::Verbs => "verbs",
+            }
+            .to_owned(),
+            reason: (row.provider == Provider::Tcp).then(|| row.reason.map_or("unknown", Reason::text).to_owned()),
+            tx_tcp,
+            rx_tcp,
+            tx_companion: row.tx_companion,
+            rx_companion: row.rx_companion,
+        })
+    }
+
+    /// The name of a process, if it is one of the family's: a row may name any pid it likes.
+    fn program(&mut self, family: &Family, pid: u32) -> Option<String> {
+        if pid == 0 {
+            return None;
+        }
+        let folder = format!("/proc/{pid}");
+        let theirs = family.has_pid(pid) || std::fs::metadata(&folder).is_ok_and(|status| status.uid() == family.uid);
+        if !theirs {
+            return None;
+        }
+        if let Some(known) = self.programs.get(&pid) {
+            return Some(known.clone());
+        }
+        let name = std::fs::read(format!("{folder}/comm")).ok()?;
+        let name = String::from_utf8_lossy(&name).trim_end_matches('\n').replace(char::is_control, "?");
+        self.programs.insert(pid, name.clone());
+        Some(name)
+    }
+}
