@@ -1,0 +1,67 @@
+//! Planted faults: each leaves out one rule of the protocol, so that the tests can show that they would notice.
+//! Outside of tests there are none.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(super) enum Fault {
+    /// `produced` is stored before the bytes are there.
+    ProducedFirst,
+    /// R is `consumed` as read, though the reader may not have come to N.
+    FromWithoutMax,
+    /// After the kernel's FIN the ring is not looked at again.
+    FinWithoutLook,
+    /// What came from TCP while the direction was taken is delivered unseen.
+    NoRecheck,
+    /// READY is withdrawn without waiting for the writer's answer.
+    Withdrawn,
+    /// N is stored after the stamp that makes it valid.
+    StampFirst,
+    /// The geometry is loaded before `produced`.
+    GeometryFirst,
+    /// A geometry is published although the reader has not come to the present one.
+    GrowthUnasked,
+    /// No full fence between a publishing store and the look at who sleeps.
+    NoFence,
+}
+
+#[cfg(not(test))]
+#[inline(always)]
+pub(super) const fn planted(_: Fault) -> bool {
+    false
+}
+
+#[cfg(test)]
+#[cfg_attr(loom, allow(unused_imports))]
+pub(super) use in_tests::{any, planted, with};
+
+#[cfg(test)]
+#[cfg_attr(loom, allow(dead_code))]
+mod in_tests {
+    use super::Fault;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    pub fn planted(fault: Fault) -> bool {
+        PLANTED.get() == Some(fault)
+    }
+
+    pub fn any() -> bool {
+        PLANTED.get().is_some()
+    }
+
+    /// Runs `test` with the fault in place: on this thread, where loom and shuttle run all of theirs.
+    pub fn with(fault: Fault, test: impl FnOnce()) {
+        struct Dig;
+        impl Drop for Dig {
+            fn drop(&mut self) {
+                PLANTED.set(None);
+            }
+        }
+        let _dig = Dig;
+        PLANTED.set(Some(fault));
+        test();
+    }
+}

@@ -1,0 +1,60 @@
+//! One direction of a connection, at both ends: ring, credit, switch-over, fail-back, FIN. No libc, no descriptors.
+//!
+//! `words` what the ends share, `geometry` where the ring stands, `record` the fail-back's; `writer` and `reader` (with
+//! `receive` and `look`) the two ends' states, `tcp` what they need of the anchor, `sleepers` who is to be woken.
+//!
+//! # States
+//!
+//! | end | state | left by | next |
+//! |---|---|---|---|
+//! | [`Writer`], send lock | `Tcp` | `consider`: READY of the next epoch, the facts allow it, the kernel agrees on N | `Ring` |
+//! | | `Tcp` | `consider`: LEAVE of the next epoch (which is void then); `finish` | `Tcp`; `End` |
+//! | | `Ring` | `consider`: own wish, LEAVE, the reader gone or about to be silent | `FailBack` |
+//! | | `Ring` | `finish`: W, then the caller's FIN | `End` |
+//! | | `FailBack` | `pump`: record and all of [R, E) are in the kernel | `Tcp` |
+//! | [`Reader`], receive lock | `Plain` | `offer`: nobody is in a kernel read or poll | `Offered` |
+//! | | `Offered` | any look: TAKEN, or VOID | `Ring`, or `Plain` |
+//! | | `Ring` | any look at TCP beyond N: the record | `Rejoin` |
+//! | | `Rejoin` | TCP has come to E | `Plain` |
+//!
+//! FIN, errors and nonsense end a reader in `End`, once what is due was delivered; nonsense makes a writer `Broken`.
+//! `verbs` will put PROPOSED between `Tcp` and `Ring` (in `Writer::take`), and ask for W where `receive` calls the end EOF.
+//!
+//! # What the caller does
+//!
+//! - *Locks.* Every method of [`Writer`] under the send lock, of [`Reader`] and [`sleepers::Sleepers`] under their direction's;
+//!   they may live in memory that forked processes share. State changes last in a method, so that a holder that is killed
+//!   leaves a state from which the next one goes on; only bytes in a kernel call at that moment go uncounted.
+//! - *Fences.* None here but [`sleepers::whom`]'s and the sleeper's own: after `commit`, after receiving from the companion,
+//!   after `Took`, `Voided`, `offer` and `leave`, call `whom` and wake. A sleeper names itself, makes its counter odd, puts the
+//!   fence, looks again, and only then sleeps.
+//! - *Every data call and every wait* of a writer begins with `consider`, and pumps while `owed()`.
+//! - *Counts.* In `Tcp` and `Plain` the caller counts the stream's bytes; what it gives to `consider` and `offer` goes on from
+//!   `written()` and `consumed()`. `kernel_offset` says what the kernel's own counter must be there.
+//! - *The words are zero, or were made so by their own side,* before the other end looks at them.
+//! - *Readiness.* TCP polled, then `attend`, then `readable() || wants_tcp() && TCP was readable`. Look again after `attend` when
+//!   the state was `Offered`: a take in between makes the bytes the record's.
+
+mod faults;
+mod geometry;
+mod look;
+#[cfg(all(test, loom))]
+#[path = "tests/loom.rs"]
+mod loom;
+mod reader;
+mod receive;
+mod record;
+pub mod sleepers;
+mod sync;
+mod tcp;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod words;
+mod writer;
+
+pub use look::Attended;
+pub use reader::{RState, Reader, Source, Take};
+pub use record::Record;
+pub use tcp::{TcpPut, TcpReceive, TcpSend, TcpTake};
+pub use words::{LocalPort, Place, Port, Slots, WORDS, Word, Words};
+pub use writer::{Pumped, Region, WState, Writer, WriterEvent, WriterFacts};

@@ -1,0 +1,339 @@
+//! The reading end of one direction: states, and the way from PLAIN through OFFERED and RING to REJOIN and back.
+
+use super::faults::{Fault, planted};
+use super::geometry::{self, Geometry, NO_NEXT};
+use super::record::{Collector, Record};
+use super::tcp::{TcpReceive, TcpTake};
+use super::words::{Port, Word, at, stamp, want};
+
+/// What is freed at once in a long read, so that the writer can go on.
+const STRIDE: u64 = if cfg!(test) { 3 } else { 64 << 10 };
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RState {
+    /// The kernel has it all; may be read without the switch.
+    #[default]
+    Plain = 0,
+    /// An epoch was offered: TCP, but every byte under the lock.
+    Offered = 1,
+    /// Taken: TCP up to N, then the ring.
+    Ring = 2,
+    /// The record has come: the ring's bytes come again on TCP, up to E.
+    Rejoin = 3,
+    /// EOF or error, for good.
+    End = 4,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Tcp,
+    Companion,
+}
+
+/// Outcome of a receive or a peek.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    Bytes {
+        n: usize,
+        from: Source,
+    },
+    WouldBlock,
+    Eof,
+    /// The peer or its words are not in order: ECONNRESET.
+    Reset,
+    /// The anchor's errno, once; then `Eof`.
+    Failed(i32),
+}
+
+/// Why a reader is at its end, or will be when the ring is empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Verdict {
+    #[default]
+    None = 0,
+    /// The kernel's FIN was seen.
+    Fin = 1,
+    /// The anchor said `errno`, not yet told.
+    Failed = 2,
+    /// Nonsense in the words or on TCP.
+    Broken = 3,
+}
+
+/// Plain data for memory that forked processes share; all zero is `Plain`, epoch 0.
+/// Every method under the direction's lock.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Reader {
+    pub(super) state: RState,
+    pub(super) verdict: Verdict,
+    errno: i32,
+    leaving: bool,
+    /// The last epoch offered.
+    pub(super) epoch: u64,
+    /// Bytes of the stream delivered.
+    pub(super) consumed: u64,
+    /// N.
+    pub(super) taken_at: u64,
+    /// E in `Rejoin`, else no bound.
+    pub(super) to: u64,
+    /// t: the next byte on TCP in `Rejoin`.
+    pub(super) tcp_at: u64,
+    /// `produced` as last seen, N at least.
+    pub(super) produced: u64,
+    /// Bytes below it can be taken from `current` without another look.
+    pub(super) edge: u64,
+    number: u64,
+    pub(super) current: Geometry,
+    pub(super) next: Geometry,
+    record: Collector,
+    /// What the kernel's count of received bytes is ahead of the stream's.
+    skew: u64,
+}
+
+/// The ring.
+impl Reader {
+    /// Copies and frees what the ring has, `len` at most; 0 when it is empty, or not to be used now.
+    ///
+    /// # Safety
+    /// `dst` may be written for `len` bytes.
+    #[inline]
+    pub(super) unsafe fn take_ring<P: Port>(&mut self, port: &P, dst: *mut u8, len: usize) -> usize {
+        let mut done = 0;
+        while done < len {
+            if self.consumed >= self.edge && !self.refresh(port) {
+                break;
+            }
+            let wish = (len - done) as u64;
+            let run = self.current.run(self.consumed, wish.min(self.edge - self.consumed).min(STRIDE));
+            // SAFETY: `current` was admitted and the run lies within; `dst` by this function's contract.
+            unsafe { port.copy_out(run.offset, dst.add(done), run.len as usize) };
+            self.consumed += run.len;
+            port.store(Word::Consumed, self.consumed);
+            done += run.len as usize;
+        }
+        done
+    }
+
+    /// Looks how far the ring goes: are there bytes? `produced` is loaded before the geometry, which is therefore
+    /// not older than any byte that is seen.
+    #[inline]
+    pub(super) fn refresh<P: Port>(&mut self, port: &P) -> bool {
+        let first = self.consumed.max(self.taken_at);
+        if planted(Fault::GeometryFirst) {
+            self.adopt(port, first);
+        }
+        let produced = port.load(Word::Produced).max(self.taken_at).min(self.to);
+        let moved = port.load(Word::Geometries) != self.number || first >= self.next.start;
+        if moved && !planted(Fault::GeometryFirst) && !self.adopt(port, first) || produced < self.produced {
+            self.fail();
+            return false;
+        }
+        let edge = produced.min(self.next.start);
+        if edge.saturating_sub(first) > self.current.place.size() {
+            self.fail();
+            return false;
+        }
+        self.produced = produced;
+        self.edge = edge;
+        edge > first
+    }
+
+    #[cold]
+    fn adopt<P: Port>(&mut self, port: &P, first: u64) -> bool {
+        let Some(view) = geometry::view(port, first) else {
+            return false;
+        };
+        self.number = view.number;
+        self.current = view.current;
+        self.next = view.next;
+        true
+    }
+
+    /// Nonsense: the words are not looked at again.
+    #[cold]
+    pub(super) fn fail(&mut self) {
+        self.state = RState::End;
+        self.verdict = Verdict::Broken;
+        self.edge = 0;
+    }
+}
+
+/// Offer, take, leave.
+impl Reader {
+    /// PLAIN to OFFERED, the next epoch. Nobody is in a kernel read or poll of this socket; `consumed` is the caller's
+    /// count of stream bytes delivered. The caller then fences, and wakes a writer that waits for offers.
+    pub fn offer<P: Port>(&mut self, port: &P, consumed: u64) -> bool {
+        if self.state != RState::Plain || self.verdict != Verdict::None {
+            return false;
+        }
+        self.epoch += 1;
+        self.consumed = consumed;
+        self.leaving = false;
+        self.state = RState::Offered;
+        port.store(Word::Consumed, consumed);
+        port.store(Word::Want, stamp(self.epoch, want::READY));
+        true
+    }
+
+    /// Asks to be read without the switch again; until `Plain` go on reading through here. The caller fences and wakes.
+    pub fn leave<P: Port>(&mut self, port: &P) {
+        if matches!(self.state, RState::Offered | RState::Ring | RState::Rejoin) && !self.leaving {
+            self.leaving = true;
+            if planted(Fault::Withdrawn) && self.state == RState::Offered {
+                self.settle_plain();
+            }
+            port.store(Word::Want, stamp(self.epoch, want::LEAVE));
+        }
+    }
+
+    /// OFFERED: what the writer says of our epoch. True when that was an answer.
+    pub(super) fn answered<P: Port>(&mut self, port: &P) -> bool {
+        let kind = port.load(Word::AtKind);
+        if kind == stamp(self.epoch, at::VOID) {
+            self.settle_plain();
+            return true;
+        }
+        if kind != stamp(self.epoch, at::TAKEN) {
+            return false;
+        }
+        let taken_at = port.load(Word::AtOffset);
+        if taken_at < self.consumed {
+            self.fail();
+            return true;
+        }
+        self.taken_at = taken_at;
+        self.to = u64::MAX;
+        self.produced = taken_at;
+        self.edge = 0;
+        self.number = 0;
+        self.current = Geometry::default();
+        self.next = NO_NEXT;
+        self.record = Collector::default();
+        self.state = RState::Ring;
+        true
+    }
+
+    fn settle_plain(&mut self) {
+        self.state = RState::Plain;
+        self.leaving = false;
+    }
+
+    /// RING to REJOIN when the record is in order.
+    pub(super) fn rejoin(&mut self, record: Option<Record>) {
+        let valid = record.filter(|r| {
+            r.epoch == self.epoch && r.from >= self.taken_at && r.from <= self.consumed && r.to >= self.consumed
+        });
+        let Some(record) = valid else {
+            self.fail();
+            return;
+        };
+        self.tcp_at = record.from;
+        self.to = record.to;
+        self.edge = self.edge.min(record.to);
+        self.skew = self.skew.wrapping_add(Record::SIZE as u64).wrapping_add(self.taken_at).wrapping_sub(record.from);
+        self.state = RState::Rejoin;
+    }
+
+    /// `n` bytes at t have come on TCP, of which those from `consumed` on are delivered.
+    pub(super) fn rejoined<P: Port>(&mut self, port: &P, n: u64) {
+        self.tcp_at = self.tcp_at.saturating_add(n);
+        self.consumed = self.consumed.max(self.tcp_at);
+        if self.tcp_at >= self.to {
+            port.store(Word::Consumed, self.consumed);
+            self.settle_plain();
+        }
+    }
+
+    /// Asks TCP for the rest of the record. True when there was news, of whatever kind.
+    pub(super) fn collect(&mut self, tcp: &mut impl TcpReceive) -> bool {
+        let missing = self.record.missing();
+        // SAFETY: the collector has room for what is missing.
+        match unsafe { tcp.receive(self.record.next(), missing) } {
+            TcpTake::Bytes(n) => {
+                if let Some(record) = self.record.added(n) {
+                    self.rejoin(record);
+                }
+                true
+            }
+            other => self.no_bytes(other),
+        }
+    }
+
+    /// Bytes of the record that came with others.
+    pub(super) fn collected(&mut self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min(self.record.missing());
+        // SAFETY: not more than is missing.
+        unsafe { self.record.next().copy_from_nonoverlapping(bytes.as_ptr(), n) };
+        if let Some(record) = self.record.added(n) {
+            self.rejoin(record);
+        }
+        n
+    }
+
+    /// TCP's other answers. True when that was news.
+    pub(super) fn no_bytes(&mut self, answer: TcpTake) -> bool {
+        match answer {
+            TcpTake::Bytes(_) | TcpTake::WouldBlock => return false,
+            _ if self.verdict == Verdict::Broken => {}
+            TcpTake::Fin => self.verdict = Verdict::Fin,
+            TcpTake::Failed(errno) => {
+                self.verdict = Verdict::Failed;
+                self.errno = errno;
+            }
+        }
+        true
+    }
+
+    /// Nothing more can come: what the application is told.
+    pub(super) fn last_word(&mut self) -> Take {
+        self.state = RState::End;
+        match self.verdict {
+            Verdict::Broken => Take::Reset,
+            Verdict::None | Verdict::Fin => Take::Eof,
+            Verdict::Failed => {
+                self.verdict = Verdict::Fin;
+                Take::Failed(self.errno)
+            }
+        }
+    }
+}
+
+/// What the caller may want to know.
+impl Reader {
+    #[inline]
+    pub fn state(&self) -> RState {
+        self.state
+    }
+
+    /// `leave` was called and is not yet granted.
+    pub fn leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// Bytes of the stream delivered, of meaning since the last offer. In `Plain` the caller counts on from here,
+    /// unless it goes on receiving through `receive`.
+    #[inline]
+    pub fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The kernel's FIN has been seen by us.
+    pub fn fin_seen(&self) -> bool {
+        self.verdict == Verdict::Fin
+    }
+
+    /// W was published: the writer's end was orderly.
+    pub fn final_seen<P: Port>(&self, port: &P) -> bool {
+        port.load(Word::Final) != 0
+    }
+
+    /// How many bytes the kernel has delivered when `stream` bytes of the stream were: in `Plain` and `Offered` only.
+    pub fn kernel_offset(&self, stream: u64) -> u64 {
+        stream.wrapping_add(self.skew)
+    }
+}

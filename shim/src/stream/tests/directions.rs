@@ -1,0 +1,426 @@
+//! Whole directions under shuttle: a writing thread, two threads that read under one lock, a kernel that takes three bytes;
+//! they switch over, fail back, leave, grow, sleep, close and are killed at random. Every byte once, in order, and
+//! nobody is left asleep (shuttle reports that as a deadlock).
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use shuttle::sync::Arc;
+use shuttle::{Config, FailurePersistence, Runner, thread};
+
+use super::world::{Kill, Side, View, WRITER, World};
+use super::*;
+use crate::stream::faults::{self, Fault};
+use crate::stream::sleepers::{Sleepers, whom};
+use crate::stream::{Port, Pumped, RState, WState, Word, Writer, WriterEvent};
+
+/// Bytes of a stream.
+const BYTES: u64 = 30;
+const EPOCHS: u64 = 3;
+
+fn chance(percent: u32) -> bool {
+    thread_rng().gen_range(0..100) < percent
+}
+
+fn a_direction(kill: Kill) {
+    let world = Arc::new(World::new(kill, thread_rng().gen_range(0..90)));
+    let writer = {
+        let world = world.clone();
+        thread::spawn(move || writer(&world))
+    };
+    let reader = Arc::new(shuttle::sync::Mutex::new(ReadSide::default()));
+    let readers: Vec<_> = [1, 2]
+        .map(|id| {
+            let (world, reader) = (world.clone(), reader.clone());
+            thread::spawn(move || read(&world, &reader, id))
+        })
+        .into_iter()
+        .collect();
+    let accepted = writer.join().unwrap();
+    readers.into_iter().for_each(|thread| thread.join().unwrap());
+    let reader = reader.lock().unwrap();
+    match kill {
+        Kill::Nobody => assert!(reader.ended && reader.delivered == BYTES),
+        Kill::Writer => assert!(reader.ended && reader.delivered >= accepted),
+        Kill::Reader => {}
+    }
+}
+
+// ---- the writing end ----
+
+struct Writing<'a> {
+    world: &'a World,
+    port: View<'a>,
+    writer: Writer,
+    accepted: u64,
+    places: Vec<Place>,
+}
+
+/// Returns how many bytes were accepted.
+fn writer(world: &World) -> u64 {
+    let (port, places) = (world.view(Side::Writer), vec![big(0), big(1)]);
+    let mut end = Writing { world, port, writer: Writer::default(), accepted: 0, places };
+    while end.accepted < BYTES && end.step(true) {}
+    while !world.dead(Side::Writer) && end.writer.state() != WState::End {
+        match end.writer.state() {
+            WState::FailBack if !end.step(false) => break,
+            WState::FailBack => {}
+            _ => assert!(end.writer.finish(&end.port)),
+        }
+    }
+    world.close();
+    end.accepted
+}
+
+impl Writing<'_> {
+    /// One call of the application's. False: killed, or the connection is at its end.
+    fn step(&mut self, writes: bool) -> bool {
+        let (sent, gone) = self.world.writers_view();
+        let fail_back = writes && chance(4);
+        let facts = WriterFacts { fail_back, may_take: chance(60), reader_gone: gone, ..willing(self.accepted) };
+        match self.writer.consider(&self.port, &facts, |count| count == sent) {
+            WriterEvent::None => {}
+            WriterEvent::FailBackBegan => reached(Corner::FailedBack),
+            WriterEvent::Took { .. } => {
+                reached(Corner::Took);
+                self.wake();
+            }
+            WriterEvent::Voided => {
+                reached(Corner::Voided);
+                self.wake();
+            }
+        }
+        assert_ne!(self.writer.state(), WState::Broken);
+        let moved = match self.writer.state() {
+            WState::Tcp => self.by_tcp(),
+            WState::Ring => self.by_ring(),
+            WState::FailBack => match self.writer.pump(&self.port, &mut self.world.anchor(Side::Writer)) {
+                Pumped::Done => Some(true),
+                Pumped::Again => Some(false),
+                Pumped::Failed(_) => None,
+            },
+            WState::End | WState::Broken => None,
+        };
+        match moved {
+            None => false,
+            Some(true) => !self.world.dead(Side::Writer),
+            Some(false) => self.sleep(),
+        }
+    }
+
+    fn by_tcp(&mut self) -> Option<bool> {
+        let len = thread_rng().gen_range(1..=(BYTES - self.accepted).min(3)) as usize;
+        let bytes = tokens(self.accepted, len);
+        // SAFETY: a vector of that length.
+        match unsafe { self.world.anchor(Side::Writer).send(bytes.as_ptr(), len) } {
+            TcpPut::Bytes(n) => {
+                self.accept(n);
+                Some(true)
+            }
+            TcpPut::WouldBlock => Some(false),
+            TcpPut::Failed(_) => None,
+        }
+    }
+
+    fn by_ring(&mut self) -> Option<bool> {
+        let len = thread_rng().gen_range(1..=(BYTES - self.accepted).min(7)) as usize;
+        let bytes = tokens(self.accepted, len);
+        // SAFETY: a vector of that length.
+        let n = unsafe { self.writer.write(&self.port, bytes.as_ptr(), len) };
+        self.accept(n);
+        if n > 0 {
+            self.wake();
+        }
+        if chance(40) && (self.writer.want_growth(&self.port, len - n) || chance(10)) {
+            self.move_ring();
+        }
+        Some(n > 0)
+    }
+
+    /// Into another region; what was left is overwritten at once, as another connection would.
+    fn move_ring(&mut self) {
+        while let Some(place) = self.writer.retired(&self.port) {
+            reached(Corner::Retired);
+            self.world.poison(place);
+            if place != SMALL {
+                self.places.push(place);
+            }
+        }
+        let Some(place) = self.places.pop() else { return };
+        if !self.writer.grow(&self.port, place) {
+            self.places.push(place);
+        }
+    }
+
+    fn accept(&mut self, n: usize) {
+        if !self.world.dead(Side::Writer) {
+            self.accepted += n as u64;
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = whom(&self.port, Word::RSleep, self.world) {
+            self.world.wake(wake.id, wake.counter);
+        }
+    }
+
+    /// Sleeps on {TCP, own wake}, unless a look after the fence finds a reason not to.
+    fn sleep(&mut self) -> bool {
+        self.port.store(Word::WSleep, u64::from(WRITER) + 1);
+        self.world.lie_down(WRITER);
+        self.port.fence();
+        let want = self.port.load(Word::Want);
+        let asked = want >> 2 > self.writer.epoch() || want == self.writer.epoch() << 2 | 2;
+        let ring = self.writer.state() == WState::Ring;
+        reached(if ring { Corner::SleptFull } else { Corner::SleptTcp });
+        if !(ring && (asked || self.writer.room(&self.port) > 0)) {
+            self.world.sleep(WRITER, |wire| match ring {
+                true => wire.reader_gone,
+                false => wire.kernel.queue.len() < wire.kernel.room || wire.kernel.broken.is_some(),
+            });
+        }
+        self.world.rise(WRITER);
+        self.port.fence();
+        self.port.store(Word::WSleep, 0);
+        !self.world.dead(Side::Writer)
+    }
+}
+
+// ---- the reading end ----
+
+#[derive(Default)]
+struct ReadSide {
+    reader: Reader,
+    sleepers: Sleepers,
+    delivered: u64,
+    ended: bool,
+}
+
+fn read(world: &World, side: &shuttle::sync::Mutex<ReadSide>, id: u32) {
+    let port = world.view(Side::Reader);
+    let mut anchor = world.anchor(Side::Reader);
+    loop {
+        let mut held = side.lock().unwrap();
+        let end = &mut *held;
+        while !end.ended && !world.dead(Side::Reader) && end.call(world, &port, &mut anchor) {
+            if chance(30) {
+                break;
+            }
+        }
+        if end.ended || world.dead(Side::Reader) {
+            end.pass_on(world, &port);
+            return;
+        }
+        if chance(50) {
+            end.pass_on(world, &port);
+            continue;
+        }
+        let added = end.sleepers.add(id);
+        end.sleepers.name(&port, Word::RSleep);
+        world.lie_down(id);
+        port.fence();
+        end.reader.attend(&port, &mut anchor);
+        if end.reader.readable(&port) || end.reader.wants_tcp() && world.tcp_readable() {
+            world.rise(id);
+            end.sleepers.remove(id, added);
+            end.sleepers.name(&port, Word::RSleep);
+            port.fence();
+            end.pass_on(world, &port);
+            continue;
+        }
+        drop(held);
+        reached(Corner::SleptEmpty);
+        world.sleep(id, |wire| wire.readable());
+        world.rise(id);
+        let mut held = side.lock().unwrap();
+        held.sleepers.remove(id, added);
+        held.sleepers.name(&port, Word::RSleep);
+        port.fence();
+        held.pass_on(world, &port);
+    }
+}
+
+impl ReadSide {
+    /// One call of the application's; false when it would block.
+    fn call(&mut self, world: &World, port: &View, anchor: &mut super::world::Anchor) -> bool {
+        self.perhaps_move(world, port);
+        let len = thread_rng().gen_range(1..12);
+        let ready = chance(30) && {
+            self.reader.attend(port, anchor);
+            self.reader.readable(port) || self.reader.wants_tcp() && world.tcp_readable()
+        };
+        let available = if chance(30) { self.reader.available(port, anchor) } else { 0 };
+        let peeked = chance(30).then(|| {
+            let skip = thread_rng().gen_range(0..5);
+            (skip, peek(&mut self.reader, port, anchor, len, skip).1)
+        });
+        if let Some((skip, bytes)) = &peeked {
+            assert_eq!(*bytes, tokens(self.delivered + *skip as u64, bytes.len()), "peeked");
+        }
+        let (take, bytes) = receive(&mut self.reader, port, anchor, len);
+        if world.dead(Side::Reader) {
+            return false;
+        }
+        assert_eq!(bytes, tokens(self.delivered, bytes.len()), "at {}", self.delivered);
+        assert!(bytes.len() >= available.min(1), "{available} were announced");
+        self.delivered += bytes.len() as u64;
+        match (self.reader.state(), self.reader.epoch()) {
+            (RState::Ring, EPOCHS) => reached(Corner::LastRing),
+            (RState::Rejoin, _) => reached(Corner::Rejoined),
+            (RState::Plain, EPOCHS) => reached(Corner::LastPlain),
+            _ => {}
+        }
+        match take {
+            Take::Bytes { from, .. } => {
+                if from == Source::Companion {
+                    self.wake_writer(world, port);
+                }
+                true
+            }
+            // Ready by TCP may have been the record, when the direction was taken between the two looks.
+            Take::WouldBlock => {
+                assert!(!ready || self.reader.state() != RState::Plain);
+                false
+            }
+            Take::Eof => {
+                self.ended = true;
+                false
+            }
+            Take::Reset | Take::Failed(_) => panic!("{take:?}"),
+        }
+    }
+
+    fn perhaps_move(&mut self, world: &World, port: &View) {
+        if self.reader.state() == RState::Plain && self.reader.epoch() < EPOCHS && chance(60) {
+            assert!(self.reader.offer(port, self.delivered));
+            self.wake_writer(world, port);
+        } else if chance(if self.reader.state() == RState::Offered { 30 } else { 4 }) {
+            self.reader.leave(port);
+            self.wake_writer(world, port);
+        }
+    }
+
+    fn wake_writer(&self, world: &World, port: &View) {
+        if let Some(wake) = whom(port, Word::WSleep, world) {
+            world.wake(wake.id, wake.counter);
+        }
+    }
+
+    /// Before the lock is left: bytes and sleepers left behind?
+    fn pass_on(&self, world: &World, port: &View) {
+        if (self.ended || self.reader.readable(port))
+            && let Some(other) = self.sleepers.named()
+        {
+            world.rouse(other);
+        }
+    }
+}
+
+// ---- runs ----
+
+/// What a run is worth: how often each of these was reached, summed over the rounds.
+#[derive(Clone, Copy)]
+enum Corner {
+    Took,
+    Voided,
+    FailedBack,
+    Retired,
+    SleptFull,
+    SleptTcp,
+    SleptEmpty,
+    LastRing,
+    Rejoined,
+    LastPlain,
+}
+
+const CORNERS: usize = Corner::LastPlain as usize + 1;
+
+thread_local! {
+    static REACHED: RefCell<[u64; CORNERS]> = const { RefCell::new([0; CORNERS]) };
+}
+
+fn reached(corner: Corner) {
+    REACHED.with_borrow_mut(|reached| reached[corner as usize] += 1);
+}
+
+fn run(scheduler: impl Scheduler + 'static, kill: Kill) {
+    let mut config = Config::new();
+    if faults::any() {
+        config.failure_persistence = FailurePersistence::None;
+    }
+    config.stack_size = 1 << 18;
+    Runner::new(scheduler, config).run(move || a_direction(kill));
+}
+
+/// TANDEM_ROUNDS=N for longer runs.
+fn rounds(usual: usize) -> usize {
+    std::env::var("TANDEM_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
+#[test]
+fn orderly() {
+    run(RandomScheduler::new(rounds(500)), Kill::Nobody);
+    let reached = REACHED.with_borrow(|reached| *reached);
+    println!("reached {reached:?}");
+    assert!(reached.iter().all(|&times| times > 3), "{reached:?}");
+}
+
+#[test]
+fn orderly_with_few_preemptions() {
+    run(PctScheduler::new(4, rounds(200)), Kill::Nobody);
+}
+
+#[test]
+fn writer_killed() {
+    run(RandomScheduler::new(rounds(500)), Kill::Writer);
+}
+
+#[test]
+fn reader_killed() {
+    run(RandomScheduler::new(rounds(500)), Kill::Reader);
+}
+
+/// With the fault in place some round must fail.
+fn found(fault: Fault) {
+    faults::with(fault, || {
+        let rounds = || run(RandomScheduler::new_from_seed(7, 5_000), Kill::Nobody);
+        assert!(catch_unwind(AssertUnwindSafe(rounds)).is_err(), "{fault:?} goes unnoticed");
+    });
+}
+
+#[test]
+fn finds_produced_before_the_bytes() {
+    found(Fault::ProducedFirst);
+}
+
+#[test]
+fn finds_r_below_n() {
+    found(Fault::FromWithoutMax);
+}
+
+#[test]
+fn finds_no_look_after_fin() {
+    found(Fault::FinWithoutLook);
+}
+
+#[test]
+fn finds_a_withdrawn_offer() {
+    found(Fault::Withdrawn);
+}
+
+#[test]
+fn finds_the_stamp_before_n() {
+    found(Fault::StampFirst);
+}
+
+#[test]
+fn finds_the_geometry_before_produced() {
+    found(Fault::GeometryFirst);
+}
+
+#[test]
+fn finds_growth_ahead_of_the_reader() {
+    found(Fault::GrowthUnasked);
+}

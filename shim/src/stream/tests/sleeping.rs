@@ -1,0 +1,71 @@
+//! The private list of sleepers, and whom a waker finds.
+
+use super::*;
+use crate::stream::sleepers::{Board, Sleepers, Wake, whom};
+use crate::stream::{Port, Word};
+
+struct Counters {
+    sleep: [u32; 4],
+    woken: [u32; 4],
+}
+
+impl Board for Counters {
+    fn sleep(&self, id: u32) -> u32 {
+        self.sleep.get(id as usize).copied().unwrap_or(0)
+    }
+    fn woken(&self, id: u32) -> u32 {
+        self.woken.get(id as usize).copied().unwrap_or(0)
+    }
+}
+
+#[test]
+fn first_come_is_named_first_and_the_set_last() {
+    let mut list = Sleepers::default();
+    assert!(list.is_empty() && list.watch(Some(9)));
+    assert_eq!(list.named(), Some(9));
+    for id in [3, 0, 5] {
+        assert!(list.add(id) && list.add(id));
+    }
+    assert_eq!(list.named(), Some(3));
+    list.remove(0, true);
+    list.remove(3, true);
+    list.remove(3, true);
+    assert_eq!(list.named(), Some(5));
+    list.remove(5, true);
+    assert_eq!(list.named(), Some(9));
+    assert!(!list.watch(Some(8)) && list.watch(None));
+    assert!(list.is_empty());
+}
+
+#[test]
+fn the_ninth_sleeps_by_a_timer() {
+    let mut list = Sleepers::default();
+    assert!((0..8).all(|id| list.add(id)));
+    assert!(!list.add(8) && list.overflowed());
+    for id in 0..8 {
+        list.remove(id, true);
+    }
+    assert!(list.named().is_none() && !list.is_empty());
+    list.remove(8, false);
+    assert!(list.is_empty());
+}
+
+#[test]
+fn only_who_sleeps_is_woken_and_once_a_sleep() {
+    let shared = Shared::new();
+    let port = shared.port();
+    let mut board = Counters { sleep: [0, 7, 6, 0], woken: [0; 4] };
+    assert_eq!(whom(&port, Word::RSleep, &board), None);
+    let mut list = Sleepers::default();
+    assert!(list.add(1));
+    list.name(&port, Word::RSleep);
+    assert_eq!(whom(&port, Word::RSleep, &board), Some(Wake { id: 1, counter: 7 }));
+    board.woken[1] = 7;
+    assert_eq!(whom(&port, Word::RSleep, &board), None);
+    board.sleep[1] = 9;
+    assert_eq!(whom(&port, Word::RSleep, &board), Some(Wake { id: 1, counter: 9 }));
+    for lie in [3, 1 << 20, u64::from(u32::MAX) + 1, 1 << 40, u64::MAX] {
+        port.store(Word::RSleep, lie);
+        assert_eq!(whom(&port, Word::RSleep, &board), None); // awake, or nobody
+    }
+}

@@ -1,0 +1,489 @@
+//! The writing end of one direction.
+
+use super::faults::{Fault, planted};
+use super::geometry::{self, Geometry};
+use super::record::Record;
+use super::tcp::{TcpPut, TcpSend};
+use super::words::{Place, Port, Word, at, stamp, want};
+
+/// An empty ring starts over at its region's first byte once it stands beyond this: a reader that keeps up
+/// touches four pages.
+const REWIND_AT: u64 = if cfg!(test) { 5 } else { 16 << 10 };
+
+/// What is published at once in a long write, so that the reader can begin.
+const STRIDE: u64 = if cfg!(test) { 3 } else { 64 << 10 };
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum WState {
+    /// The kernel carries the bytes; nothing is owed.
+    #[default]
+    Tcp = 0,
+    /// Bytes go to the ring.
+    Ring = 1,
+    /// Record and unread ring bytes go to TCP; nothing new is accepted until all is sent.
+    FailBack = 2,
+    /// W is published, or the kernel's FIN follows, or the anchor is dead.
+    End = 3,
+    /// The peer's words cannot be: ECONNRESET.
+    Broken = 4,
+}
+
+/// What the caller knows when a data call begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriterFacts {
+    /// Bytes of the stream accepted so far, ring bytes included: the caller's own count. Used in `Tcp` only.
+    pub offset: u64,
+    /// No kernel send in flight or partly done, not closing, no urgent byte sent, not asked to stay on TCP.
+    pub may_take: bool,
+    /// Where the ring starts when the offer is taken; NONE: don't take.
+    pub place: Place,
+    /// Own wish to leave the ring.
+    pub fail_back: bool,
+    /// The reader's kernel FIN (or hang-up) has come without W of its own direction.
+    pub reader_gone: bool,
+    /// The reader's FIN has come *with* its W, and we are about to sleep with no room.
+    pub reader_silent: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriterEvent {
+    None,
+    /// From this offset on bytes go to the ring. Fence and wake the reader: it may sleep on TCP alone.
+    Took {
+        offset: u64,
+    },
+    /// The offer is used up, the reader may read without the switch. Wake it.
+    Voided,
+    /// Pump now.
+    FailBackBegan,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pumped {
+    /// Nothing is owed (any more).
+    Done,
+    /// The kernel takes no more for now.
+    Again,
+    Failed(i32),
+}
+
+/// Ring memory to be filled. Whoever fills it keeps below `len`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    pub ptr: *mut u8,
+    pub len: usize,
+}
+
+/// Plain data for memory that forked processes share; all zero is `Tcp`, epoch 0.
+/// Every method under the send lock.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Writer {
+    state: WState,
+    /// The last epoch taken or voided.
+    epoch: u64,
+    /// N of that epoch.
+    taken_at: u64,
+    /// Bytes of the stream accepted; of meaning from N on.
+    written: u64,
+    /// As last seen; never below N, never above `written`.
+    consumed: u64,
+    /// Bytes accepted but not consumed may not exceed this; 0 is no limit but the region's size.
+    limit: u64,
+    number: u64,
+    current: Geometry,
+    /// The one before, while bytes below `current.start` may be unread.
+    previous: Geometry,
+    /// Places we have left, not yet told to the caller.
+    freed: [Place; 2],
+    /// Of the record that is owed.
+    from: u64,
+    to: u64,
+    /// Bytes of {record, [from, to)} in the kernel.
+    sent: u64,
+    /// What the kernel's count of sent bytes is ahead of the stream's.
+    skew: u64,
+}
+
+/// The hot path.
+impl Writer {
+    /// Looks at the reader's words and the facts, and moves. One load when nothing changed.
+    ///
+    /// `verify` is asked only when an offer is about to be taken: does the kernel, too, say that this many bytes
+    /// were sent on this socket?
+    #[inline]
+    pub fn consider<P: Port>(
+        &mut self,
+        port: &P,
+        facts: &WriterFacts,
+        verify: impl FnOnce(u64) -> bool,
+    ) -> WriterEvent {
+        let wanted = port.load(Word::Want);
+        match self.state {
+            WState::Ring => {
+                let leave = wanted == stamp(self.epoch, want::LEAVE);
+                if leave | facts.fail_back | facts.reader_gone | facts.reader_silent {
+                    self.begin_fail_back(port)
+                } else {
+                    WriterEvent::None
+                }
+            }
+            WState::Tcp if wanted >> 2 == self.epoch.wrapping_add(1) => self.answer(port, wanted, facts, verify),
+            _ => WriterEvent::None,
+        }
+    }
+
+    /// The next writable bytes without a seam: all `len` if they are there, else as many as there are. None: no room,
+    /// or not in `Ring` (see `state`).
+    #[inline]
+    pub fn reserve<P: Port>(&mut self, port: &P, len: usize) -> Option<Region> {
+        if self.state != WState::Ring {
+            return None;
+        }
+        if self.written - self.current.start >= REWIND_AT {
+            self.rewind_if_empty(port);
+        }
+        let mut room = self.known_room();
+        if room < len as u64 {
+            self.look(port);
+            room = self.known_room();
+        }
+        if room == 0 || self.state != WState::Ring {
+            return None;
+        }
+        let run = self.current.run(self.written, room.min(len as u64));
+        Some(Region { ptr: port.pointer(run.offset), len: run.len as usize })
+    }
+
+    /// `n` bytes, not more than were reserved, are there for the reader. Then the caller fences and wakes.
+    #[inline]
+    pub fn commit<P: Port>(&mut self, port: &P, n: usize) {
+        debug_assert!(self.state == WState::Ring && n as u64 <= self.known_room());
+        self.written += n as u64;
+        port.store(Word::Produced, self.written);
+    }
+
+    /// reserve, copy, commit, until `len` bytes are written or there is no room. Then the caller fences and wakes.
+    ///
+    /// # Safety
+    /// `src` may be read for `len` bytes.
+    #[inline]
+    pub unsafe fn write<P: Port>(&mut self, port: &P, src: *const u8, len: usize) -> usize {
+        let mut done = 0;
+        while done < len {
+            let Some(region) = self.reserve(port, (len - done).min(STRIDE as usize)) else {
+                break;
+            };
+            let run = self.current.run(self.written, region.len as u64);
+            if planted(Fault::ProducedFirst) {
+                self.commit(port, region.len);
+            }
+            // SAFETY: reserved just now; `src` by this function's contract.
+            unsafe { port.copy_in(run.offset, src.add(done), region.len) };
+            if !planted(Fault::ProducedFirst) {
+                self.commit(port, region.len);
+            }
+            done += region.len;
+        }
+        done
+    }
+}
+
+/// Switch-over and fail-back.
+impl Writer {
+    #[cold]
+    fn answer<P: Port>(
+        &mut self,
+        port: &P,
+        wanted: u64,
+        facts: &WriterFacts,
+        verify: impl FnOnce(u64) -> bool,
+    ) -> WriterEvent {
+        let epoch = self.epoch.wrapping_add(1);
+        // Taken already, by a holder that died before it could note it: there is no way back.
+        let said = port.load(Word::AtKind) == stamp(epoch, at::TAKEN);
+        if wanted == stamp(epoch, want::LEAVE) && !said {
+            port.store(Word::AtKind, stamp(epoch, at::VOID));
+            self.epoch = epoch;
+            return WriterEvent::Voided;
+        }
+        let may = facts.may_take && !facts.fail_back && !facts.reader_gone && !facts.reader_silent;
+        let offered = wanted == stamp(epoch, want::READY) && may && port.admits(facts.place);
+        if !offered && !said {
+            return WriterEvent::None;
+        }
+        // The reader has said how far it is, before it offered: not beyond us, and past the last geometry.
+        let consumed = port.load(Word::Consumed);
+        let possible = consumed <= facts.offset && consumed >= self.current.start;
+        let same = !said || port.load(Word::AtOffset) == facts.offset && port.admits(facts.place);
+        if !possible || !same {
+            self.state = WState::Broken;
+            return WriterEvent::None;
+        }
+        if !said && !verify(self.kernel_offset(facts.offset)) {
+            return WriterEvent::None;
+        }
+        self.take(port, epoch, facts)
+    }
+
+    fn take<P: Port>(&mut self, port: &P, epoch: u64, facts: &WriterFacts) -> WriterEvent {
+        self.written = facts.offset;
+        self.taken_at = facts.offset;
+        self.consumed = facts.offset;
+        if !self.publish(port, facts.place) {
+            return WriterEvent::None; // places are still to be collected
+        }
+        if planted(Fault::StampFirst) {
+            port.store(Word::AtKind, stamp(epoch, at::TAKEN));
+        }
+        port.store(Word::AtOffset, facts.offset);
+        port.store(Word::AtKind, stamp(epoch, at::TAKEN));
+        self.epoch = epoch;
+        self.state = WState::Ring;
+        WriterEvent::Took { offset: facts.offset }
+    }
+
+    #[cold]
+    fn begin_fail_back<P: Port>(&mut self, port: &P) -> WriterEvent {
+        self.look(port);
+        if self.state != WState::Ring {
+            return WriterEvent::None;
+        }
+        self.from = self.consumed; // which is max(consumed, N)
+        if planted(Fault::FromWithoutMax) {
+            self.from = port.load(Word::Consumed);
+        }
+        self.to = self.written;
+        self.sent = 0;
+        self.state = WState::FailBack;
+        WriterEvent::FailBackBegan
+    }
+
+    /// Sends what is owed, as much as the kernel takes.
+    pub fn pump<P: Port>(&mut self, port: &P, tcp: &mut impl TcpSend) -> Pumped {
+        while self.state == WState::FailBack {
+            let owed = self.owed_bytes();
+            if owed == 0 {
+                self.state = WState::Tcp;
+                self.skew =
+                    self.skew.wrapping_add(Record::SIZE as u64).wrapping_add(self.taken_at).wrapping_sub(self.from);
+                break;
+            }
+            let record = Record { epoch: self.epoch, from: self.from, to: self.to }.encode();
+            let (src, len) = match (self.sent as usize, self.sent.checked_sub(Record::SIZE as u64)) {
+                (sent, None) => (record.as_ptr().wrapping_add(sent), Record::SIZE - sent),
+                (_, Some(passed)) => self.unread(port, self.from + passed, owed),
+            };
+            // SAFETY: the rest of the record, or a run of the ring below `written`.
+            match unsafe { tcp.send(src, len) } {
+                TcpPut::Bytes(n) => self.sent += n.min(len) as u64,
+                TcpPut::WouldBlock => return Pumped::Again,
+                TcpPut::Failed(errno) => return Pumped::Failed(errno),
+            }
+        }
+        Pumped::Done
+    }
+
+    /// Ring bytes from `t` on.
+    fn unread<P: Port>(&self, port: &P, t: u64, len: u64) -> (*const u8, usize) {
+        let (geometry, len) = if t >= self.current.start {
+            (&self.current, len)
+        } else {
+            (&self.previous, len.min(self.current.start - t))
+        };
+        let run = geometry.run(t, len);
+        (port.pointer(run.offset), run.len as usize)
+    }
+
+    fn owed_bytes(&self) -> u64 {
+        match self.state {
+            WState::FailBack => Record::SIZE as u64 + (self.to - self.from) - self.sent,
+            _ => 0,
+        }
+    }
+
+    /// W, when the bytes were in the ring; then the caller lets the kernel send its FIN. False while bytes are owed:
+    /// pump first.
+    pub fn finish<P: Port>(&mut self, port: &P) -> bool {
+        match self.state {
+            WState::FailBack => return false,
+            WState::Ring => port.store(Word::Final, self.written.wrapping_add(1)),
+            WState::Tcp | WState::End | WState::Broken => {}
+        }
+        if self.state != WState::Broken {
+            self.state = WState::End;
+        }
+        true
+    }
+
+    /// The anchor is dead (RST, EPIPE): nothing more is owed to anybody.
+    pub fn abandon(&mut self) {
+        self.state = WState::End;
+    }
+}
+
+/// Room and places.
+impl Writer {
+    /// Bytes that a write would take now. 0 when not `Ring`.
+    pub fn room<P: Port>(&mut self, port: &P) -> usize {
+        self.look(port);
+        match self.state {
+            WState::Ring => self.known_room() as usize,
+            _ => 0,
+        }
+    }
+
+    /// Accepted but not consumed: SIOCOUTQ.
+    pub fn unconsumed<P: Port>(&mut self, port: &P) -> usize {
+        self.look(port);
+        match self.state {
+            WState::Ring => (self.written - self.consumed) as usize,
+            WState::FailBack => self.owed_bytes() as usize,
+            _ => 0,
+        }
+    }
+
+    /// Would a larger region take more of a write of `len` bytes? `grow` would be allowed now.
+    pub fn want_growth<P: Port>(&mut self, port: &P, len: usize) -> bool {
+        self.look(port);
+        self.state == WState::Ring && self.may_publish() && {
+            let wish = self.allowance().min(len as u64);
+            self.current.room(self.written, self.consumed) < wish
+        }
+    }
+
+    /// Goes on in another region (larger, or smaller when that suffices); what is unread stays where it is. False:
+    /// the reader has not yet come to the present one, or a place is to be collected by `retired` first.
+    pub fn grow<P: Port>(&mut self, port: &P, place: Place) -> bool {
+        self.look(port);
+        // Into its own region only when that is empty: its unread bytes would be written over.
+        let apart = place != self.current.place || self.consumed == self.written;
+        self.state == WState::Ring && apart && port.admits(place) && self.may_publish() && self.publish(port, place)
+    }
+
+    /// An empty ring starts over at its region's first byte. `reserve` does it by itself after 16 KiB.
+    pub fn rewind_if_empty<P: Port>(&mut self, port: &P) -> bool {
+        self.look(port);
+        let empty = self.state == WState::Ring && self.consumed == self.written;
+        let moved = self.written != self.current.start;
+        empty && moved && self.may_publish() && self.publish(port, self.current.place)
+    }
+
+    /// A place that the direction has left for good. Ask until None.
+    pub fn retired<P: Port>(&mut self, port: &P) -> Option<Place> {
+        if !self.previous.place.is_none() {
+            self.look(port);
+            self.let_go();
+        }
+        let freed = self.freed.iter_mut().find(|place| !place.is_none())?;
+        Some(std::mem::take(freed))
+    }
+
+    /// The places that the reader may still look at, and what was not yet collected.
+    pub fn places(&self) -> [Place; 4] {
+        [self.current.place, self.previous.place, self.freed[0], self.freed[1]]
+    }
+
+    /// At most so many bytes accepted but not consumed; 0 is no limit but the region's.
+    pub fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    #[inline]
+    fn known_room(&self) -> u64 {
+        self.current.room(self.written, self.consumed).min(self.allowance())
+    }
+
+    /// What `limit` leaves.
+    #[inline]
+    fn allowance(&self) -> u64 {
+        match self.limit {
+            0 => u64::MAX,
+            limit => limit.saturating_sub(self.written - self.consumed),
+        }
+    }
+
+    /// Loads and checks `consumed`. What is below N or steps back is only old.
+    #[inline]
+    fn look<P: Port>(&mut self, port: &P) {
+        if self.state != WState::Ring {
+            return;
+        }
+        let consumed = port.load(Word::Consumed);
+        if consumed > self.written {
+            self.state = WState::Broken;
+        } else {
+            self.consumed = self.consumed.max(consumed);
+        }
+    }
+
+    fn may_publish(&self) -> bool {
+        self.consumed >= self.current.start || planted(Fault::GrowthUnasked)
+    }
+
+    /// The next geometry starts at `written`. False while more places were left than were collected.
+    fn publish<P: Port>(&mut self, port: &P, place: Place) -> bool {
+        self.let_go();
+        if self.current.place != place && self.freed.iter().all(|freed| !freed.is_none() && *freed != place) {
+            return false;
+        }
+        for freed in &mut self.freed {
+            if *freed == place {
+                *freed = Place::NONE; // in use again before anybody asked
+            }
+        }
+        self.previous = self.current;
+        self.current = Geometry { start: self.written, place };
+        self.number += 1;
+        geometry::publish(port, self.number, self.current);
+        self.let_go();
+        true
+    }
+
+    /// The previous region is done with when all below the present one's start is consumed.
+    fn let_go(&mut self) {
+        if self.consumed < self.current.start || self.previous.place.is_none() {
+            return;
+        }
+        let left = self.previous.place;
+        self.previous = Geometry::default();
+        if left != self.current.place
+            && let Some(free) = self.freed.iter_mut().find(|freed| freed.is_none())
+        {
+            *free = left;
+        }
+    }
+}
+
+impl Writer {
+    #[inline]
+    pub fn state(&self) -> WState {
+        self.state
+    }
+
+    /// Record or bytes have still to go to the kernel.
+    pub fn owed(&self) -> bool {
+        self.state == WState::FailBack
+    }
+
+    /// Bytes of the stream accepted, of meaning since the last take. After a fail-back the caller counts on from here.
+    #[inline]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// N of the last epoch taken.
+    pub fn taken_at(&self) -> u64 {
+        self.taken_at
+    }
+
+    /// How many bytes the kernel has been given when `stream` bytes of the stream were accepted: in `Tcp` only.
+    pub fn kernel_offset(&self, stream: u64) -> u64 {
+        stream.wrapping_add(self.skew)
+    }
+}
