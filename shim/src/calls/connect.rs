@@ -1,0 +1,130 @@
+//! How a socket gets its two ends: bind, listen, connect, accept, shutdown, names.
+
+use std::os::fd::RawFd;
+
+use crate::config::{self, Attach};
+use crate::exports::types::*;
+use crate::fd_table::{self, Entry};
+use crate::outcome::Outcome;
+use crate::slot::{self, SlotRef, Stage, flag};
+use crate::switch::{Conn, send};
+use crate::{meet, real};
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn bind(_fd: c_int, _address: *const sockaddr, _length: socklen_t) -> Outcome<c_int> {
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn bindresvport(_fd: c_int, _address: *mut sockaddr_in) -> Outcome<c_int> {
+    Outcome::Bypass
+}
+
+pub fn listen(_fd: c_int, _backlog: c_int) -> Outcome<c_int> {
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> Outcome<c_int> {
+    // SAFETY: the application's own call.
+    let outcome = Outcome::of(unsafe { real::connect(fd, address, length) });
+    let Some(slot) = slot::of(fd) else { return outcome };
+    match outcome {
+        Outcome::Done(_) => connected(slot, fd),
+        Outcome::Fail(libc::EINPROGRESS | libc::EINTR | libc::EALREADY) => {
+            slot.raise(flag::CONNECTING);
+            watch(slot, fd);
+        }
+        _ => {}
+    }
+    outcome
+}
+
+/// A first send that connects: the kernel's affair; what it sent counts.
+pub fn by_fast_open(fd: RawFd, native: impl FnOnce() -> ssize_t) -> Outcome<ssize_t> {
+    let outcome = Outcome::of(native());
+    if let Some(slot) = slot::of(fd) {
+        if let Outcome::Done(n @ 1..) = outcome {
+            slot.tx_tcp.fetch_add(n as u64, std::sync::atomic::Ordering::AcqRel);
+        }
+        watch(slot, fd);
+    }
+    outcome
+}
+
+fn connected(slot: SlotRef, fd: RawFd) {
+    watch(slot, fd);
+    if config::attach() == Attach::Connect {
+        meet::data_call(slot, fd);
+    }
+}
+
+/// From now on data calls concern the switch.
+fn watch(slot: SlotRef, fd: RawFd) {
+    if slot.stage() < Stage::Settled {
+        fd_table::unsettle(fd);
+    }
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> Outcome<c_int> {
+    // SAFETY: the application's own call.
+    accepted(fd, unsafe { real::accept(fd, address, length) })
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> Outcome<c_int> {
+    // SAFETY: the application's own call.
+    accepted(fd, unsafe { real::accept4(fd, address, length, flags) })
+}
+
+fn accepted(listener: c_int, fd: c_int) -> Outcome<c_int> {
+    if fd < 0 {
+        return Outcome::of(fd);
+    }
+    if !fd_table::is_untracked(fd) {
+        super::lifecycle::appeared(fd);
+    }
+    let known = slot::of(listener).or_else(|| super::lifecycle::recognise(listener));
+    if let Some(listener) = known
+        && let Some(slot) = slot::claim(fd, Stage::New, flag::ACCEPTED | listener.inherited_flags())
+    {
+        fd_table::set(fd, Entry::Socket(slot.index));
+        if config::attach() == Attach::Connect {
+            meet::data_call(slot, fd);
+        }
+    }
+    Outcome::Done(fd)
+}
+
+pub fn shutdown(fd: c_int, how: c_int) -> Outcome<c_int> {
+    let Some(slot) = slot::of(fd) else { return Outcome::Bypass };
+    if matches!(how, libc::SHUT_WR | libc::SHUT_RDWR) {
+        if let Some(conn) = Conn::of(slot, fd) {
+            send::finish(&conn, how == libc::SHUT_WR);
+        }
+        slot.raise(flag::SHUT_WR);
+    }
+    if matches!(how, libc::SHUT_RD | libc::SHUT_RDWR) {
+        slot.raise(flag::SHUT_RD);
+    }
+    // SAFETY: the application's own call.
+    Outcome::of(unsafe { real::shutdown(fd, how) })
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn getsockname(_fd: c_int, _address: *mut sockaddr, _length: *mut socklen_t) -> Outcome<c_int> {
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn getpeername(_fd: c_int, _address: *mut sockaddr, _length: *mut socklen_t) -> Outcome<c_int> {
+    Outcome::Bypass
+}

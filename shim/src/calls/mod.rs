@@ -1,0 +1,10 @@
+//! What an intercepted call means: Rust in, `Outcome` out. A handler has the arguments of its libc call; the hooks ask it only
+//! about calls that may concern the switch (see the table in `exports`).
+
+pub mod connect;
+pub mod lifecycle;
+pub mod options;
+pub mod process;
+pub mod readiness;
+pub mod signal;
+pub mod transfer;

@@ -1,0 +1,380 @@
+//! Forks, spawns, execs, exits, credentials, namespaces, filters: what changes who holds a socket.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use tandem_protocol::Reason;
+
+use super::{lifecycle, transfer};
+use crate::exports::types::*;
+use crate::outcome::Outcome;
+use crate::slot::{self, SlotRef, Stage};
+use crate::switch::anchor;
+use crate::{config, epoll, family, fd_table, meet, real, signals, sys, wake};
+
+pub fn fork(real: unsafe fn() -> pid_t) -> Outcome<pid_t> {
+    let pending = family::existing().map(|family| &family.shared.forks_pending);
+    if let Some(pending) = pending {
+        pending.fetch_add(1, Ordering::AcqRel);
+    }
+    // SAFETY: no arguments.
+    let child = unsafe { real() };
+    if child == 0 {
+        after_fork_in_child();
+        return Outcome::Done(0);
+    }
+    let outcome = Outcome::of(child);
+    if child > 0 {
+        slot::mine().for_each(|slot| slot.add_holder(child as u32));
+    }
+    if let Some(pending) = pending {
+        pending.fetch_sub(1, Ordering::AcqRel);
+    }
+    outcome
+}
+
+/// The child's descriptors are copies, its memory is a copy, what the family shares is shared.
+fn after_fork_in_child() {
+    sys::after_fork_in_child();
+    let me = sys::pid();
+    slot::mine().for_each(|slot| slot.add_holder(me));
+    wake::after_fork_in_child();
+    epoll::after_fork_in_child();
+    meet::after_fork_in_child();
+    signals::after_fork_in_child();
+}
+
+/// The process has changed its user or group (the call may have failed).
+pub fn credentials_changed() {
+    meet::forget_channel();
+}
+
+/// Start-up's last step.
+pub fn start() {
+    sys::refresh_pid();
+    config::read_environment();
+}
+
+/// The program ends: the last thing that runs in it.
+pub fn finish() {
+    if !sys::is_vfork_child() {
+        lifecycle::end_of_process();
+    }
+}
+
+/// What the next program finds under 0, 1 and 2 it was given on purpose; and a process that is a socket's only holder and
+/// keeps it open over exec gives it to its successor. Both are plain TCP before the program changes.
+fn before_exec() {
+    for fd in 0..=2 {
+        if let Some(slot) = slot::of(fd).or_else(|| by_cookie(fd)) {
+            let known = slot.descriptor();
+            transfer::hand_over(slot, if known >= 0 { known } else { fd }, Reason::HandedOver);
+        }
+    }
+    if sys::is_vfork_child() {
+        return;
+    }
+    epoll::before_exec();
+    for slot in slot::mine().filter(|slot| slot.stage() == Stage::Attached) {
+        let fd = slot.descriptor();
+        // SAFETY: F_GETFD has no argument.
+        let stays = unsafe { real::fcntl(fd, libc::F_GETFD, 0) } & libc::FD_CLOEXEC == 0;
+        if stays && slot.sole_holder() {
+            transfer::hand_over(slot, fd, Reason::HandedOver);
+        }
+    }
+}
+
+/// The slot of a socket that stands under a number which the table does not know it by: a vfork child moved it there.
+fn by_cookie(fd: RawFd) -> Option<SlotRef> {
+    family::existing()?;
+    let cookie = anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_COOKIE)?;
+    slot::mine().find(|slot| slot.stage() == Stage::Attached && slot.cookie.load(Ordering::Relaxed) == cookie)
+}
+
+/// Sockets that leave by SCM_RIGHTS are plain TCP before they go.
+///
+/// # Safety
+/// A message that sendmsg(2) would take.
+pub unsafe fn descriptors_leave(message: &msghdr) {
+    if family::existing().is_none() {
+        return;
+    }
+    // SAFETY: the application's own control data, walked by libc's macros, which stay inside msg_controllen.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let bytes = (*header).cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+                for at in 0..bytes / size_of::<c_int>() {
+                    let fd = libc::CMSG_DATA(header).cast::<c_int>().add(at).read_unaligned();
+                    if let Some(slot) = slot::of(fd) {
+                        transfer::hand_over(slot, fd, Reason::HandedOver);
+                    }
+                }
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+}
+
+/// Everything goes back to TCP and stays there: from now on calls are made, or forbidden, where no hook sees them.
+fn leave_all(reason: Reason) {
+    for slot in slot::mine() {
+        transfer::hand_over(slot, slot.descriptor(), reason);
+    }
+}
+
+/// A call of libc's `syscall()` whose number is on the list in `exports::routes`.
+pub fn syscall(number: c_long, arguments: [usize; 6]) -> Outcome<c_long> {
+    let [a, b, c, d, e, f] = arguments;
+    let fd = a as c_int;
+    // SAFETY: the application's own arguments, as the call of that number has them.
+    unsafe {
+        match number {
+            libc::SYS_read => long(transfer::read(fd, b as *mut c_void, c)),
+            libc::SYS_write => long(transfer::write(fd, b as *const c_void, c)),
+            libc::SYS_readv => long(transfer::readv(fd, b as *const iovec, c as c_int)),
+            libc::SYS_writev => long(transfer::writev(fd, b as *const iovec, c as c_int)),
+            libc::SYS_recvfrom => {
+                long(transfer::recvfrom(fd, b as *mut c_void, c, d as c_int, e as *mut sockaddr, f as *mut socklen_t))
+            }
+            libc::SYS_sendto => {
+                long(transfer::sendto(fd, b as *const c_void, c, d as c_int, e as *const sockaddr, f as socklen_t))
+            }
+            libc::SYS_recvmsg => long(transfer::recvmsg(fd, b as *mut msghdr, c as c_int)),
+            libc::SYS_sendmsg => long(transfer::sendmsg(fd, b as *const msghdr, c as c_int)),
+            libc::SYS_close => short(lifecycle::close(fd)),
+            libc::SYS_dup => tracked(fd, || short(lifecycle::dup(fd))),
+            libc::SYS_dup3 => tracked(fd, || short(lifecycle::dup3(fd, b as c_int, c as c_int))),
+            libc::SYS_shutdown => tracked(fd, || short(super::connect::shutdown(fd, b as c_int))),
+            libc::SYS_socket => short(lifecycle::socket(fd, b as c_int, c as c_int)),
+            libc::SYS_accept4 => {
+                short(super::connect::accept4(fd, b as *mut sockaddr, c as *mut socklen_t, d as c_int))
+            }
+            libc::SYS_connect => {
+                tracked(fd, || short(super::connect::connect(fd, b as *const sockaddr, c as socklen_t)))
+            }
+            libc::SYS_io_uring_setup => {
+                leave_all(Reason::IoUring);
+                Outcome::Bypass
+            }
+            libc::SYS_seccomp => {
+                leave_all(Reason::Seccomp);
+                Outcome::Bypass
+            }
+            libc::SYS_exit_group => {
+                finish();
+                Outcome::Bypass
+            }
+            libc::SYS_rt_sigaction => {
+                signals::changed();
+                Outcome::Bypass
+            }
+            _ => {
+                // By a way that the switch does not follow: what it touches leaves.
+                if !fd_table::is_untracked(fd) {
+                    let _: Outcome<c_long> = transfer::leave(fd);
+                }
+                Outcome::Bypass
+            }
+        }
+    }
+}
+
+fn tracked(fd: c_int, handler: impl FnOnce() -> Outcome<c_long>) -> Outcome<c_long> {
+    if fd_table::is_untracked(fd) { Outcome::Bypass } else { handler() }
+}
+
+fn long(outcome: Outcome<ssize_t>) -> Outcome<c_long> {
+    match outcome {
+        Outcome::Done(n) => Outcome::Done(n as c_long),
+        Outcome::Bypass => Outcome::Bypass,
+        Outcome::Fail(errno) => Outcome::Fail(errno),
+    }
+}
+
+fn short(outcome: Outcome<c_int>) -> Outcome<c_long> {
+    match outcome {
+        Outcome::Done(n) => Outcome::Done(c_long::from(n)),
+        Outcome::Bypass => Outcome::Bypass,
+        Outcome::Fail(errno) => Outcome::Fail(errno),
+    }
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn forkpty(
+    terminal: *mut c_int,
+    name: *mut c_char,
+    settings: *const c_void,
+    size: *const c_void,
+) -> Outcome<pid_t> {
+    // SAFETY: the application's own call.
+    let child = unsafe { real::forkpty(terminal, name, settings, size) };
+    if child == 0 {
+        after_fork_in_child();
+        // The terminal stands on 0, 1 and 2 now.
+        (0..=2).for_each(lifecycle::appeared);
+    } else if child > 0 {
+        slot::mine().for_each(|slot| slot.add_holder(child as u32));
+    }
+    Outcome::of(child)
+}
+
+pub fn daemon(keep_directory: c_int, keep_streams: c_int) -> Outcome<c_int> {
+    // It forks inside libc, and the parent is gone when it returns.
+    // SAFETY: numbers only.
+    let outcome = Outcome::of(unsafe { real::daemon(keep_directory, keep_streams) });
+    if sys::is_vfork_child() {
+        after_fork_in_child();
+        if keep_streams == 0 {
+            (0..=2).for_each(lifecycle::appeared);
+        }
+    }
+    outcome
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn execve(_path: *const c_char, _arguments: Strings, _environment: Strings) -> Outcome<c_int> {
+    before_exec();
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn execv(_path: *const c_char, _arguments: Strings) -> Outcome<c_int> {
+    before_exec();
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn execvp(_file: *const c_char, _arguments: Strings) -> Outcome<c_int> {
+    before_exec();
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn execvpe(_file: *const c_char, _arguments: Strings, _environment: Strings) -> Outcome<c_int> {
+    before_exec();
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn fexecve(_fd: c_int, _arguments: Strings, _environment: Strings) -> Outcome<c_int> {
+    before_exec();
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn execveat(
+    _directory: c_int,
+    _path: *const c_char,
+    _arguments: Strings,
+    _environment: Strings,
+    _flags: c_int,
+) -> Outcome<c_int> {
+    before_exec();
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn posix_spawn(
+    _child: *mut pid_t,
+    _path: *const c_char,
+    _actions: SpawnActions,
+    _attributes: SpawnAttributes,
+    _arguments: SpawnStrings,
+    _environment: SpawnStrings,
+) -> Outcome<c_int> {
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn posix_spawnp(
+    _child: *mut pid_t,
+    _file: *const c_char,
+    _actions: SpawnActions,
+    _attributes: SpawnAttributes,
+    _arguments: SpawnStrings,
+    _environment: SpawnStrings,
+) -> Outcome<c_int> {
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn pidfd_spawn(
+    _child: *mut c_int,
+    _path: *const c_char,
+    _actions: SpawnActions,
+    _attributes: SpawnAttributes,
+    _arguments: SpawnStrings,
+    _environment: SpawnStrings,
+) -> Outcome<c_int> {
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn pidfd_spawnp(
+    _child: *mut c_int,
+    _file: *const c_char,
+    _actions: SpawnActions,
+    _attributes: SpawnAttributes,
+    _arguments: SpawnStrings,
+    _environment: SpawnStrings,
+) -> Outcome<c_int> {
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn system(_command: *const c_char) -> Outcome<c_int> {
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn popen(_command: *const c_char, _mode: *const c_char) -> Outcome<*mut FILE> {
+    Outcome::Bypass
+}
+
+pub fn exit(_status: c_int) -> Outcome<()> {
+    // Its own handlers may still use sockets: `finish` comes after them.
+    Outcome::Bypass
+}
+
+pub fn exit_now(_status: c_int) -> Outcome<()> {
+    finish();
+    Outcome::Bypass
+}
+
+pub fn quick_exit(_status: c_int) -> Outcome<()> {
+    // As exit: it ends in _exit's own system call, which no hook sees; what is then missing is only politeness (a peer
+    // finds all bytes in the ring, and the kernel's FIN).
+    Outcome::Bypass
+}
+
+pub fn unshare(_flags: c_int) -> Outcome<c_int> {
+    // No thread of ours, so CLONE_NEWUSER works; connections keep their namespace.
+    Outcome::Bypass
+}
+
+pub fn setns(_fd: c_int, _kind: c_int) -> Outcome<c_int> {
+    Outcome::Bypass
+}
+
+pub fn prctl(option: c_int, _a: usize, _b: usize, _c: usize, _d: usize) -> Outcome<c_int> {
+    if option == libc::PR_SET_SECCOMP {
+        leave_all(Reason::Seccomp);
+    }
+    Outcome::Bypass
+}

@@ -1,0 +1,137 @@
+//! What the adopted entries of a set have to report.
+
+use std::sync::atomic::Ordering;
+
+use libc::epoll_event;
+
+use super::set::{Adopted, Guard, Set, watch_room};
+use crate::slot::{THROUGH_SWITCH, flag};
+use crate::stream::{Port, Word};
+use crate::switch::{Conn, ready, receive};
+
+const EDGE: u32 = libc::EPOLLET as u32;
+const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
+/// What of an entry's events poll(2) knows by the same bits.
+const POLL_BITS: u32 = 0xffff & !(libc::EPOLLEXCLUSIVE as u32);
+
+/// Fills `out` from the adopted entries; returns how many.
+pub fn collect(set: &Set, inner: &mut Guard<'_>, out: &mut [epoll_event]) -> usize {
+    let count = inner.adopted.len();
+    let mut found = 0;
+    let mut looked = 0;
+    let mut at = if count > 0 { inner.cursor % count } else { 0 };
+    while looked < count && found < out.len() && !inner.adopted.is_empty() {
+        looked += 1;
+        at = if at < inner.adopted.len() { at } else { 0 };
+        let wake = inner.wake;
+        let Some(entry) = inner.adopted.get_mut(at) else { break };
+        if !entry.conn.slot.current() {
+            set.remove(inner, at);
+            continue;
+        }
+        if !ready::switched(entry.conn.slot) {
+            set.give_back(inner, at);
+            continue;
+        }
+        if changed(entry) {
+            let (events, report) = look(entry);
+            if entry.events & ready::OUT & !events != 0 && through_ring(entry) {
+                watch_room(&entry.conn, wake);
+                // Room may have come before the word was there.
+                entry.hot |= ready::ask(&entry.conn, ready::OUT) & ready::OUT != 0;
+            }
+            if let (true, Some(place)) = (report, out.get_mut(found)) {
+                *place = epoll_event { events, u64: entry.data };
+                found += 1;
+            }
+        }
+        at += 1;
+    }
+    inner.cursor = at;
+    found
+}
+
+/// Might any adopted entry have something to report? Loads only: no lock of a slot, no call.
+pub fn stirred(inner: &Guard<'_>) -> bool {
+    inner.adopted.iter().any(changed)
+}
+
+fn changed(entry: &Adopted) -> bool {
+    !entry.spent
+        && (entry.hot
+            || entry.hint
+            || entry.conn.inward.load(Word::Produced) != entry.seen_produced
+            || entry.behind && entry.conn.slot.delivered() != entry.seen_delivered
+            || entry.events & ready::OUT != 0 && entry.conn.out.load(Word::Consumed) != entry.seen_consumed
+            || entry.conn.slot.turns.load(Ordering::Acquire) != entry.seen_turns
+            || !ready::switched(entry.conn.slot))
+        || entry.spent && entry.hint
+}
+
+/// Looks at one entry: its events, and whether they are to be reported now.
+fn look(entry: &mut Adopted) -> (u32, bool) {
+    let conn = Conn { fd: entry.conn.slot.descriptor(), ..entry.conn };
+    let produced = conn.inward.load(Word::Produced);
+    let consumed = conn.out.load(Word::Consumed);
+    let more_bytes = produced != entry.seen_produced;
+    let more_room = consumed != entry.seen_consumed && conn.slot.has(flag::NO_SPACE);
+    (entry.seen_produced, entry.seen_consumed) = (produced, consumed);
+    entry.seen_delivered = conn.slot.delivered();
+    let turns = conn.slot.turns.load(Ordering::Acquire);
+    let turned = std::mem::replace(&mut entry.seen_turns, turns) != turns;
+    let fresh = std::mem::take(&mut entry.hint) || turned;
+    let wanted = entry.events & POLL_BITS | (libc::POLLERR | libc::POLLHUP) as u32;
+    let on_tcp = conn.slot.anchor.load(Ordering::Acquire) & ready::IN != 0;
+    let half =
+        conn.slot.send_phase.load(Ordering::Acquire) & conn.slot.recv_phase.load(Ordering::Acquire) != THROUGH_SWITCH;
+    let events =
+        if fresh || on_tcp || half || entry.hot { ready::ask(&conn, wanted) } else { ready::events(&conn, 0, wanted) };
+    // Ring bytes behind TCP's rest, which another thread may read: then they are news without the ring having moved.
+    let more = produced > entry.seen_delivered || conn.slot.anchor.load(Ordering::Acquire) & ready::IN != 0;
+    entry.behind = events & ready::IN == 0 && more;
+    if entry.spent {
+        return (events, false);
+    }
+    let report = if entry.events & EDGE == 0 {
+        entry.hot = events != 0;
+        events != 0
+    } else {
+        let anew = std::mem::take(&mut entry.hot);
+        let came = came(entry, &conn, events, fresh || more_bytes || anew);
+        let by_kernel = conn.slot.send_phase.load(Ordering::Acquire) != THROUGH_SWITCH;
+        let edge_by_kernel = fresh && by_kernel && events & ready::OUT != 0;
+        let edge_out = more_room && events & ready::OUT != 0;
+        if edge_out {
+            conn.slot.lower(flag::NO_SPACE);
+        }
+        events != 0 && (came || anew || edge_out || edge_by_kernel)
+    };
+    if report && entry.events & ONE_SHOT != 0 {
+        entry.spent = true;
+        entry.hot = false;
+    }
+    (events, report)
+}
+
+/// Edge-triggered: has the stream come further, or something lasting happened, since the last report?
+fn came(entry: &mut Adopted, conn: &Conn, events: u32, news: bool) -> bool {
+    const LASTING: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLPRI) as u32;
+    // Of the anchor, wanted or not: the peer's FIN is an edge for who waits for bytes, too.
+    let known = (events | conn.slot.anchor.load(Ordering::Acquire)) & LASTING;
+    let lasting = known & !entry.told;
+    entry.told = known;
+    if !news {
+        return lasting != 0;
+    }
+    let mark = receive::arrived(conn);
+    let further = mark > entry.mark && events & ready::IN != 0;
+    if further {
+        entry.mark = mark;
+    }
+    lasting != 0 || further
+}
+
+/// What the application writes goes to the ring: the peer shall wake us when it has read.
+fn through_ring(entry: &Adopted) -> bool {
+    entry.conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH
+}

@@ -1,0 +1,282 @@
+//! epoll_wait and its kin.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use libc::{c_int, c_short, epoll_event, sigset_t};
+
+use super::collect::{collect, stirred};
+use super::set::{self, Set, TAG_SET, TAG_WAKE, TAG_WAKE0};
+use crate::outcome::Outcome;
+use crate::slot::flag;
+use crate::switch::sleep::{self, Stood, Way};
+use crate::switch::{Conn, ready};
+use crate::wake::Wake;
+use crate::{fd_table, meet, real, sys};
+
+/// The kernel's set is asked at least every so many waits that the adopted entries could serve alone.
+const KERNEL_TURN: usize = 8;
+/// Without an outer epoll, how often to look.
+const LOOK_NS: u64 = 500_000;
+const OUTER_EVENTS: usize = 64;
+
+/// Waits on the application's set. `limit_ns`: `None` for ever.
+///
+/// # Safety
+/// `events` has room for `max` entries; `mask` is null or a signal set.
+pub unsafe fn wait(
+    epfd: RawFd,
+    events: *mut epoll_event,
+    max: c_int,
+    limit_ns: Option<u64>,
+    mask: *const sigset_t,
+) -> Outcome<c_int> {
+    meet::collect();
+    let Some(set) = fd_table::epoll(epfd).and_then(set::at) else { return Outcome::Bypass };
+    if max <= 0 || events.is_null() {
+        return Outcome::Bypass;
+    }
+    let until = limit_ns.map(|ns| sys::now_ns().saturating_add(ns));
+    // SAFETY: by the caller.
+    let out = unsafe { std::slice::from_raw_parts_mut(events, max as usize) };
+    let mut spun = false;
+    loop {
+        if let Some(outcome) = by_kernel(set, epfd, out, until, mask) {
+            return outcome;
+        }
+        let whole = set.prepare();
+        match gather(set, epfd, out, mask) {
+            Ok(0) => {}
+            Ok(n) => return Outcome::Done(n as c_int),
+            Err(errno) => return Outcome::Fail(errno),
+        }
+        let left = until.map(|until| until.saturating_sub(sys::now_ns()));
+        if left == Some(0) {
+            return Outcome::Done(0);
+        }
+        if !spun && set.sleepers.load(Ordering::Relaxed) == 0 {
+            spun = true;
+            if sleep::spin(|| set.lock().is_none_or(|inner| stirred(&inner))) {
+                continue;
+            }
+        }
+        if !whole {
+            // No outer epoll is to be had (now), so nothing tells of the anchors: look at all again soon.
+            if let Some(mut inner) = set.lock() {
+                inner.adopted.iter_mut().for_each(|entry| entry.hint = true);
+            }
+            sys::pause(left.unwrap_or(u64::MAX).min(LOOK_NS));
+            continue;
+        }
+        if let Err(errno) = rest(set, left, mask) {
+            return Outcome::Fail(errno);
+        }
+    }
+}
+
+/// The kernel's own wait, when it can answer for all entries. `None`: it cannot.
+fn by_kernel(
+    set: &Set,
+    epfd: RawFd,
+    out: &mut [epoll_event],
+    until: Option<u64>,
+    mask: *const sigset_t,
+) -> Option<Outcome<c_int>> {
+    set.in_kernel.fetch_add(1, Ordering::SeqCst);
+    if set.adopted.load(Ordering::SeqCst) != 0 {
+        set.in_kernel.fetch_sub(1, Ordering::SeqCst);
+        return None;
+    }
+    let left = until.map(|until| until.saturating_sub(sys::now_ns()));
+    let n = real_wait(epfd, out, left, mask);
+    let outcome = Outcome::of(n);
+    set.in_kernel.fetch_sub(1, Ordering::SeqCst);
+    if n > 0 && set.adopted.load(Ordering::SeqCst) != 0 {
+        let kept = out.get_mut(..n as usize).map_or(0, |events| set.without_kicks(events));
+        return (kept > 0).then_some(Outcome::Done(kept as c_int));
+    }
+    Some(outcome)
+}
+
+/// Adopted entries first, then the kernel's, without waiting.
+fn gather(set: &Set, epfd: RawFd, out: &mut [epoll_event], mask: *const sigset_t) -> Result<usize, i32> {
+    let Some(mut inner) = set.lock() else { return Err(libc::EINTR) };
+    let found = collect(set, &mut inner, out);
+    let kernel_too = found == 0 || inner.cursor % KERNEL_TURN == 0;
+    let more = found == out.len();
+    drop(inner);
+    if more && set.sleepers.load(Ordering::Acquire) > 0 {
+        set.rouse();
+    }
+    let Some(rest) = out.get_mut(found..).filter(|rest| !rest.is_empty() && kernel_too) else { return Ok(found) };
+    let n = real_wait(epfd, rest, Some(0), mask);
+    if n < 0 {
+        return if found > 0 { Ok(found) } else { Err(sys::errno()) };
+    }
+    if n > 0 && set.sleepers.load(Ordering::Acquire) > 0 {
+        rearm(set, epfd);
+    }
+    Ok(found + n as usize)
+}
+
+/// Others sleep on the outer epoll, and what was taken may have left more: they look too.
+fn rearm(set: &Set, epfd: RawFd) {
+    let mut event = epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: TAG_SET };
+    // SAFETY: descriptors of the application and of ours, an event on this frame.
+    unsafe { real::epoll_ctl(set.outer.load(Ordering::Acquire), libc::EPOLL_CTL_MOD, epfd, &mut event) };
+}
+
+/// Sleeps on the outer epoll; what it says is noted for the next look.
+fn rest(set: &Set, left: Option<u64>, mask: *const sigset_t) -> Result<(), i32> {
+    let Some(inner) = set.lock() else { return Err(libc::EINTR) };
+    let Some(wake) = inner.wake else { return Ok(()) };
+    let stood = stand_shared(&inner, wake);
+    fall_asleep(set, wake);
+    let stirs = stirred(&inner);
+    drop(inner);
+    let bound = stood.iter().fold(left, |bound, (_, _, stood)| stood.bound(bound));
+    let result = take_news(set, if stirs { Some(0) } else { bound }, mask);
+    let last = get_up(set, wake);
+    if !stood.is_empty()
+        && let Some(mut inner) = set.lock()
+    {
+        // Others may have read, or left, what this set was not told of.
+        inner.adopted.iter_mut().filter(|entry| entry.conn.slot.has(flag::REGISTERED_TWICE)).for_each(|entry| {
+            entry.hint = true;
+        });
+    }
+    for (conn, way, stood) in stood.into_iter().filter(|(conn, ..)| last && conn.slot.current()) {
+        sleep::step_down(&conn, way, wake, stood);
+    }
+    result
+}
+
+/// Connections that other sets watch too: the set names itself there while it sleeps.
+fn stand_shared(inner: &set::Guard<'_>, wake: Wake) -> Vec<(Conn, Way, Stood)> {
+    let shared = inner.adopted.iter().filter(|entry| entry.conn.slot.has(flag::REGISTERED_TWICE));
+    shared
+        .flat_map(|entry| {
+            let ways = [(Way::In, ready::IN), (Way::Out, ready::OUT)];
+            ways.into_iter().filter(|(_, events)| entry.events & events != 0).map(|(way, _)| (entry.conn, way))
+        })
+        .map(|(conn, way)| (conn, way, sleep::stand(&conn, way, wake)))
+        .collect()
+}
+
+/// Waits on the outer epoll and notes what it says for the next look.
+fn take_news(set: &Set, limit: Option<u64>, mask: *const sigset_t) -> Result<(), i32> {
+    let mut news = [epoll_event { events: 0, u64: 0 }; OUTER_EVENTS];
+    let n = real_wait(set.outer.load(Ordering::Acquire), &mut news, limit, mask);
+    if n < 0 {
+        return Err(sys::errno());
+    }
+    if let Some(mut inner) = set.lock() {
+        for event in news.iter().take(n as usize) {
+            match event.u64 {
+                // Wake 0 wakes every outer epoll by itself; only who sleeps in poll has to be told (see `rouse_all`).
+                TAG_SET | TAG_WAKE | TAG_WAKE0 => {}
+                fd => set.hint(&mut inner, fd as RawFd),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Several threads may sleep on one set: its board entry is odd while any does.
+fn fall_asleep(set: &Set, wake: Wake) {
+    set.sleepers.fetch_add(1, Ordering::SeqCst);
+    wake.fall_asleep();
+}
+
+/// True for the last one.
+fn get_up(set: &Set, wake: Wake) -> bool {
+    let last = set.sleepers.fetch_sub(1, Ordering::SeqCst) == 1;
+    if last {
+        wake.wake_up();
+        if set.sleepers.load(Ordering::SeqCst) > 0 {
+            wake.fall_asleep();
+        }
+    } else {
+        // The others' sleep must be woken anew: the waker counts a wake as given for one value of the word.
+        wake.wake_up();
+        wake.fall_asleep();
+    }
+    last
+}
+
+/// Whether libc has epoll_pwait2 (glibc 2.35); the kernel may lack it still, and then says ENOSYS.
+fn has_fine_wait() -> bool {
+    static HAS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    match HAS.load(Ordering::Relaxed) {
+        0 => {
+            let has = real::present::epoll_pwait2();
+            HAS.store(1 + u32::from(has), Ordering::Relaxed);
+            has
+        }
+        known => known == 2,
+    }
+}
+
+fn real_wait(epfd: RawFd, out: &mut [epoll_event], limit_ns: Option<u64>, mask: *const sigset_t) -> c_int {
+    let max = out.len().min(c_int::MAX as usize) as c_int;
+    let fine = limit_ns.filter(|ns| ns % 1_000_000 != 0);
+    if let Some(ns) = fine
+        && has_fine_wait()
+    {
+        let time = sys::timespec(ns);
+        // SAFETY: room for `max` events, a time on this frame, the caller's mask.
+        return unsafe { real::epoll_pwait2(epfd, out.as_mut_ptr(), max, &time, mask) };
+    }
+    let ms = limit_ns.map_or(-1, |ns| ns.div_ceil(1_000_000).min(c_int::MAX as u64) as c_int);
+    // SAFETY: as above.
+    unsafe {
+        if mask.is_null() {
+            real::epoll_wait(epfd, out.as_mut_ptr(), max, ms)
+        } else {
+            real::epoll_pwait(epfd, out.as_mut_ptr(), max, ms, mask)
+        }
+    }
+}
+
+/// poll on a set's own descriptor that has adopted entries: POLLIN, if it would report something.
+pub fn readable(epfd: RawFd, events: c_short) -> c_short {
+    let Some(set) = fd_table::epoll(epfd).and_then(set::at) else { return 0 };
+    let _ = take_news(set, Some(0), std::ptr::null());
+    let adopted = set.lock().is_some_and(|inner| stirred(&inner));
+    let mut kernels = libc::pollfd { fd: epfd, events, revents: 0 };
+    // SAFETY: one entry, no waiting.
+    unsafe { real::poll(&mut kernels, 1, 0) };
+    let ours = if adopted { libc::POLLIN | libc::POLLRDNORM } else { 0 };
+    kernels.revents | ours & events
+}
+
+/// For a second look: has an adopted entry stirred? By the outer epoll's descriptor.
+pub fn any_ready(outer: RawFd) -> bool {
+    set::by_outer(outer).and_then(Set::lock).is_some_and(|inner| stirred(&inner))
+}
+
+/// The outer epoll that is to be watched in place of a set with adopted entries.
+pub fn outer_of(epfd: RawFd) -> Option<RawFd> {
+    let set = fd_table::epoll(epfd).and_then(set::at)?;
+    if set.adopted.load(Ordering::Acquire) == 0 || !set.prepare() {
+        return None;
+    }
+    Some(set.outer.load(Ordering::Acquire))
+}
+
+/// A thread is about to sleep in poll on an outer epoll; it has woken.
+pub fn fall_asleep_on(outer: RawFd) {
+    if let Some(set) = set::by_outer(outer)
+        && let Some(wake) = set.lock().and_then(|inner| inner.wake)
+    {
+        fall_asleep(set, wake);
+    }
+}
+
+pub fn get_up_from(outer: RawFd) {
+    if let Some(set) = set::by_outer(outer)
+        && let Some(wake) = set.lock().and_then(|inner| inner.wake)
+    {
+        get_up(set, wake);
+    }
+}

@@ -1,0 +1,135 @@
+//! The table's rows, made into exported functions.
+
+use super::table::table;
+
+/// What every hook's module sees.
+mod prelude {
+    pub(super) use super::super::routes::*;
+    pub(super) use super::super::types::*;
+    pub(super) use crate::calls::{self, lifecycle, options, process, readiness, transfer};
+    pub(super) use crate::{outcome, real};
+}
+
+macro_rules! hooks {
+    ($($route:ident($($r:ident),*) fn $name:ident($($v:ident: $t:ty),*) -> $ret:ty => $($h:ident)::+ $(($($a:expr),*))?;)*) => {
+        $(
+            #[allow(non_snake_case, non_upper_case_globals, non_camel_case_types, dead_code, unused_imports)]
+            mod $name {
+                use super::prelude::*;
+
+                redhook::hook! {
+                    unsafe fn $name($($v: $t),*) -> $ret => hook {
+                        #[allow(unused_unsafe, clippy::undocumented_unsafe_blocks)]
+                        // SAFETY: the application's own arguments, passed on as they came.
+                        unsafe { body!($route($($r),*) $name($($v: $t),*) -> $ret, $($h)::+ $(($($a),*))?) }
+                    }
+                }
+
+                cold!($route($($r),*) $name($($v: $t),*) -> $ret, $($h)::+ $(($($a),*))?);
+            }
+        )*
+    };
+}
+
+/// A hook's fast path. What is not plain goes to `cold`, which is out of line and cannot unwind.
+macro_rules! body {
+    (data($($r:ident),*) $($rest:tt)*) => { route!(($(concerns_data($r))||*) $($rest)*) };
+    (life($($r:ident),*) $($rest:tt)*) => { route!(($(concerns_life($r))||*) $($rest)*) };
+    (sends($($r:ident),*) $($rest:tt)*) => { route!((sends($($r),*)) $($rest)*) };
+    (sends_many($($r:ident),*) $($rest:tt)*) => { route!((sends_many($($r),*)) $($rest)*) };
+    (polls($($r:ident),*) $($rest:tt)*) => { route!((polls($($r),*)) $($rest)*) };
+    (selects($($r:ident),*) $($rest:tt)*) => { route!((selects($($r),*)) $($rest)*) };
+    (stream($($r:ident),*) $($rest:tt)*) => { route!((stream($($r),*)) $($rest)*) };
+    (aio($($r:ident),*) $($rest:tt)*) => { route!((aio($($r),*)) $($rest)*) };
+    (aio_list($($r:ident),*) $($rest:tt)*) => { route!((aio_list($($r),*)) $($rest)*) };
+    (numbered($($r:ident),*) $($rest:tt)*) => { route!((numbered($($r),*)) $($rest)*) };
+    (always() $($rest:tt)*) => { route!((started()) $($rest)*) };
+    (controls($fd:ident, $command:ident) $name:ident($($v:ident: $t:ty),*) $($rest:tt)*) => {
+        if concerns_life($fd) || doubles($command) { cold($($v),*) } else { real::tail::$name($($v),*) }
+    };
+    (dups($($r:ident),*) $name:ident($($v:ident: $t:ty),*) $($rest:tt)*) => {
+        if $(concerns_life($r))||* { cold($($v),*) } else { fresh(real::tail::$name($($v),*)) }
+    };
+    (opens() $name:ident($($v:ident: $t:ty),*) $($rest:tt)*) => { fresh(real::tail::$name($($v),*)) };
+    (opens_two($pair:ident) $name:ident($($v:ident: $t:ty),*) $($rest:tt)*) => {{
+        let result = real::tail::$name($($v),*);
+        if result == 0 { fresh_pair($pair) }
+        result
+    }};
+    (after() $name:ident($($v:ident: $t:ty),*) -> $ret:ty, $($h:ident)::+ ()) => {{
+        let result = real::tail::$name($($v),*);
+        told();
+        result
+    }};
+}
+
+macro_rules! route {
+    (($($test:tt)*) $name:ident($($v:ident: $t:ty),*) $($rest:tt)*) => {
+        if $($test)* { cold($($v),*) } else { real::tail::$name($($v),*) }
+    };
+}
+
+/// A hook's slow path: asks the handler, and makes the real call where it says bypass.
+macro_rules! cold {
+    (opens($($r:ident),*) $($rest:tt)*) => {};
+    (opens_two($($r:ident),*) $($rest:tt)*) => {};
+    (after() $name:ident $args:tt -> $ret:ty, $($h:ident)::+ ()) => {
+        #[inline(never)]
+        extern "C" fn told() {
+            outcome::note(stringify!($name), $($h)::+);
+        }
+    };
+    (dups($old:ident $(, $new:ident)?) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
+        slow!((is_hidden($old)) (fresh) $name $args -> $ret, $args $($h)*);
+    };
+    (controls($fd:ident, $command:ident) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
+        slow!((is_hidden($fd)) (fresh_if_doubled $command) $name $args -> $ret, $args $($h)*);
+    };
+    (data($($r:ident),*) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
+        slow!(($(is_hidden($r))||*) () $name $args -> $ret, $args $($h)*);
+    };
+    (life($($r:ident),*) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
+        slow!(($(is_hidden($r))||*) () $name $args -> $ret, $args $($h)*);
+    };
+    ($route:ident($($r:ident),*) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
+        slow!((false) () $name $args -> $ret, $args $($h)*);
+    };
+}
+
+macro_rules! slow {
+    (($($hidden:tt)*) $then:tt $name:ident($($v:ident: $t:ty),*) -> $ret:ty, $all:tt $($h:ident)::+ $(($($a:expr),*))?) => {
+        #[cold]
+        #[inline(never)]
+        #[allow(unused_unsafe)]
+        unsafe extern "C" fn cold($($v: $t),*) -> $ret {
+            if $($hidden)* {
+                outcome::set_errno(libc::EBADF);
+                return <$ret as outcome::Returned>::FAILURE;
+            }
+            // SAFETY: the application's own arguments, passed on as they came.
+            let handler = || unsafe { call!($all $($h)::+ $(($($a),*))?) };
+            match outcome::settle(stringify!($name), handler) {
+                Some(result) => result,
+                // SAFETY: as above.
+                None => unsafe { bypass!($then $name($($v),*)) },
+            }
+        }
+    };
+}
+
+macro_rules! bypass {
+    (() $name:ident $args:tt) => { real::$name $args };
+    ((fresh) $name:ident $args:tt) => { fresh(real::$name $args) };
+    ((fresh_if_doubled $command:ident) $name:ident $args:tt) => {{
+        let result = real::$name $args;
+        if doubles($command) { fresh(result) } else { result }
+    }};
+}
+
+/// A handler named without arguments gets the call's own.
+macro_rules! call {
+    (($($v:ident: $t:ty),*) $($h:ident)::+) => { $($h)::+($($v),*) };
+    ($all:tt $($h:ident)::+ ($($a:expr),*)) => { $($h)::+($($a),*) };
+}
+
+table!(hooks);

@@ -1,0 +1,391 @@
+//! Meeting: the switch's side of the conversation with policyd.
+//!
+//! `packet` is one packet with descriptors; here are the channel (opened when a connection first wants its other end,
+//! opened anew after a fork, a change of user, or policyd's death), the meets, and the answers. Nothing waits: answers
+//! are collected by whichever call comes next, told by one word of shared memory that there are any.
+
+mod attach;
+pub mod packet;
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+use tandem_protocol::message::{CompanionRef, MAX_MESSAGE, Meet, Message};
+use tandem_protocol::registry::{Identity, Provider};
+use tandem_protocol::{Addresses, Reason};
+
+use crate::config::{self, Attach};
+use crate::debug::{self, Fault};
+use crate::lock::Lock;
+use crate::slot::{self, SlotRef, Stage, flag};
+use crate::switch::anchor;
+use crate::{family, fd_table, hidden, real, sys, wake};
+use packet::Arrival;
+
+/// Data calls before a connection asks for its other end, unless it asks at once.
+const CALLS: u32 = 3;
+/// Data calls after which a connection waits no longer for its other end.
+const ENOUGH: u32 = 2_000;
+/// After policyd could not be reached, how long nobody tries again.
+const BACK_OFF_NS: u64 = 500_000_000;
+/// How often a connection that waits for an answer looks whether policyd still lives.
+const PROBE_NS: u64 = 100_000_000;
+/// A connection that found no policyd so often stays on TCP.
+const TRIES: u32 = 4;
+
+static CHANNEL: AtomicI32 = AtomicI32::new(-1);
+static INSTANCE: AtomicU64 = AtomicU64::new(0);
+static NEXT_TRY: AtomicU64 = AtomicU64::new(0);
+static NEXT_PROBE: AtomicU64 = AtomicU64::new(0);
+static MAIL_SEEN: AtomicU32 = AtomicU32::new(0);
+static LOCK: Lock = Lock::new();
+
+/// One data call on a connection that is still counted: moves it along.
+#[inline]
+pub fn data_call(slot: SlotRef, fd: RawFd) {
+    if slot.stage() < Stage::Attached {
+        count(slot, fd);
+    }
+    collect();
+}
+
+#[cold]
+fn count(slot: SlotRef, fd: RawFd) {
+    if slot.stage() == Stage::New && !establish(slot, fd) {
+        return;
+    }
+    let calls = slot.data_calls.fetch_add(1, Ordering::Relaxed) + 1;
+    match slot.stage() {
+        Stage::Counting if config::attach() == Attach::Off => settle(slot, Reason::AttachOff),
+        Stage::Counting if calls >= CALLS || config::attach() == Attach::Connect => ask(slot, fd, calls),
+        // Whoever has talked so long with nobody answering pays no more for it.
+        Stage::Meeting if calls >= ENOUGH => settle(slot, Reason::PeerAbsent),
+        Stage::Meeting => probe(),
+        _ => {}
+    }
+}
+
+/// The connection is there: its row appears. False when it is not connected (yet).
+pub fn establish(slot: SlotRef, fd: RawFd) -> bool {
+    let Some(addresses) = addresses(fd) else { return false };
+    let cookie = anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_COOKIE).unwrap_or(0);
+    slot.cookie.store(cookie, Ordering::Relaxed);
+    slot.lower(flag::CONNECTING);
+    slot.advance(Stage::New, Stage::Counting);
+    if slot.raise(flag::IN_REGISTRY)
+        && let Some(family) = family::existing()
+    {
+        let connected = !slot.has(flag::ACCEPTED);
+        let identity = Identity { pid: sys::pid(), addresses, cookie, connected };
+        family.registry.publish(slot.index as usize, &identity, Reason::FewCalls);
+        slot.set_reason(Reason::FewCalls);
+    }
+    true
+}
+
+/// On TCP for good: data calls go to the kernel without a look at the slot.
+pub fn settle(slot: SlotRef, reason: Reason) {
+    for from in [Stage::New, Stage::Counting, Stage::Meeting] {
+        if slot.advance(from, Stage::Settled) {
+            slot.set_reason(reason);
+            if let Some(family) = family::existing() {
+                family.row(slot.index).settle(reason);
+            }
+            crate::log::debug(format_args!("slot {}: stays on TCP: {reason}", slot.index));
+            fd_table::settle(slot.descriptor());
+            return;
+        }
+    }
+}
+
+/// The connection goes on being counted, but is on TCP for this reason now.
+pub fn explain(slot: SlotRef, reason: Reason) {
+    slot.set_reason(reason);
+    if let Some(family) = family::existing() {
+        family.row(slot.index).set_provider(Provider::Tcp, reason);
+    }
+}
+
+#[cold]
+fn ask(slot: SlotRef, fd: RawFd, calls: u32) {
+    if slot.has(flag::ODD_OPTION) {
+        return settle(slot, Reason::Option);
+    }
+    if slot.has(flag::URGENT) {
+        return settle(slot, Reason::UrgentData);
+    }
+    if slot.has(flag::LEAVING) {
+        return settle(slot, slot.reason());
+    }
+    let now = sys::tick_ns();
+    if now < NEXT_TRY.load(Ordering::Relaxed) || !slot.sole_holder() {
+        return;
+    }
+    let Ok(_held) = LOCK.lock() else { return };
+    let Some(message) = claim(slot, fd) else { return };
+    if !slot.advance(Stage::Counting, Stage::Meeting) {
+        return;
+    }
+    if channel().is_some_and(|channel| send(channel, &message, &[])) {
+        explain(slot, Reason::WaitingForPeer);
+        return;
+    }
+    slot.retreat();
+    explain(slot, Reason::PolicydAbsent);
+    NEXT_TRY.store(sys::now_ns() + BACK_OFF_NS, Ordering::Relaxed);
+    if slot.count_try() >= TRIES && calls > CALLS {
+        settle(slot, Reason::PolicydAbsent);
+    }
+}
+
+fn claim(slot: SlotRef, fd: RawFd) -> Option<Message> {
+    Some(Message::Meet(Meet {
+        slot: name(slot),
+        fd,
+        addresses: addresses(fd)?,
+        cookie: slot.cookie.load(Ordering::Relaxed),
+        netns_cookie: anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE).unwrap_or(0),
+    }))
+}
+
+fn name(slot: SlotRef) -> tandem_protocol::message::SlotRef {
+    tandem_protocol::message::SlotRef { slot: slot.index, generation: slot.generation }
+}
+
+/// Answers of policyd, if there are any: one load when there are none.
+#[inline]
+pub fn collect() {
+    let Some(family) = family::existing() else { return };
+    let mail = family.registry.header.mail.load(Ordering::Acquire);
+    if mail != MAIL_SEEN.load(Ordering::Relaxed) {
+        fetch(mail);
+    }
+}
+
+#[cold]
+fn fetch(mail: u32) {
+    let Ok(_held) = LOCK.lock() else { return };
+    MAIL_SEEN.store(mail, Ordering::Relaxed);
+    receive_all();
+}
+
+/// While an answer is awaited: is policyd still there? Nobody raises the word when it died.
+#[cold]
+fn probe() {
+    let now = sys::tick_ns();
+    let due = NEXT_PROBE.load(Ordering::Relaxed);
+    if now < due || NEXT_PROBE.compare_exchange(due, now + PROBE_NS, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        return;
+    }
+    let Ok(_held) = LOCK.lock() else { return };
+    receive_all();
+}
+
+/// Under the lock.
+fn receive_all() {
+    let channel = CHANNEL.load(Ordering::Acquire);
+    if channel < 0 {
+        return;
+    }
+    let mut text = [0u8; MAX_MESSAGE];
+    loop {
+        match packet::arrive(channel, &mut text) {
+            Arrival::Nothing => return,
+            Arrival::Gone => return lost(),
+            Arrival::Packet(packet) => {
+                let message = text.get(..packet.length).map(Message::decode);
+                match message {
+                    Some(Ok(message)) => handle(channel, message, &packet),
+                    _ => {
+                        packet.drop_fds();
+                        return lost();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn handle(channel: RawFd, message: Message, packet: &packet::Packet) {
+    crate::log::trace(format_args!("policyd: {message:?}"));
+    match message {
+        Message::Welcome { instance, .. } => {
+            INSTANCE.store(instance, Ordering::Relaxed);
+            packet.drop_fds();
+        }
+        Message::Companion(companion) => {
+            let taken = attach::attach(INSTANCE.load(Ordering::Relaxed), &companion, packet);
+            if !taken {
+                send(channel, &Message::Unable { slot: companion.slot, companion: companion.companion }, &[]);
+            }
+        }
+        Message::Prove(asked) => {
+            packet.drop_fds();
+            let fd = attach::slot_named(asked).map_or(-1, |slot| slot.descriptor());
+            let proven = fd >= 0 && send(channel, &Message::Proof(asked), &[fd]);
+            if !proven {
+                send(channel, &Message::NoProof(asked), &[]);
+            }
+        }
+        Message::Refused { slot: refused, reason } => {
+            packet.drop_fds();
+            if let Some(slot) = attach::slot_named(refused) {
+                attach::refused(slot, reason);
+            }
+        }
+        Message::RefuseHello { reason } => {
+            packet.drop_fds();
+            crate::log::warn(format_args!("policyd refuses this process: {reason}"));
+            lost();
+            NEXT_TRY.store(sys::now_ns() + 20 * BACK_OFF_NS, Ordering::Relaxed);
+        }
+        _ => packet.drop_fds(),
+    }
+}
+
+/// Says that this end of a companion is done with; nothing is lost where it cannot be said (policyd has gone, or goes by
+/// the process's end).
+pub fn released(instance: u64, companion: CompanionRef) {
+    let Ok(_held) = LOCK.lock() else { return };
+    let channel = CHANNEL.load(Ordering::Acquire);
+    if channel >= 0 && instance == INSTANCE.load(Ordering::Relaxed) {
+        send(channel, &Message::Released(companion), &[]);
+    }
+}
+
+/// The channel, opened now if need be. Under the lock.
+fn channel() -> Option<RawFd> {
+    let known = CHANNEL.load(Ordering::Acquire);
+    if known >= 0 {
+        return Some(known);
+    }
+    if debug::fault(Fault::Channel) {
+        return None;
+    }
+    let family = family::get()?;
+    let wake0 = wake::wake0()?;
+    let opened = config::policyd_sockets().find_map(|path| {
+        let fd = open(&path)?;
+        let fd = hidden::hide(fd)?;
+        let mail = family.registry.header.mail.load(Ordering::Acquire);
+        let hello = Message::Hello { family: family.token, mail };
+        if send(fd, &hello, &[family.registry_fd, family.board_fd, wake0]) {
+            return Some(fd);
+        }
+        hidden::close(fd);
+        None
+    })?;
+    CHANNEL.store(opened, Ordering::Release);
+    Some(opened)
+}
+
+fn open(path: &tandem_protocol::socket_path::SocketPath) -> Option<RawFd> {
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: a new socket of ours, closed here if it does not connect; the address has the stated length.
+    unsafe {
+        let fd = hidden::with_room(|_| real::socket(libc::AF_UNIX, kind, 0));
+        if fd < 0 {
+            return None;
+        }
+        let (address, length) = path.address();
+        if real::connect(fd, (&raw const address).cast(), length) < 0 {
+            real::close(fd);
+            return None;
+        }
+        Some(fd)
+    }
+}
+
+fn send(channel: RawFd, message: &Message, fds: &[RawFd]) -> bool {
+    let mut text = [0u8; MAX_MESSAGE];
+    let length = message.encode(&mut text);
+    match packet::try_send(channel, text.get(..length).unwrap_or(&[]), fds) {
+        Ok(()) => true,
+        Err(errno) => {
+            if errno != libc::EAGAIN && CHANNEL.load(Ordering::Relaxed) == channel {
+                lost();
+            }
+            false
+        }
+    }
+}
+
+/// policyd is gone, or no longer to be trusted with this channel: connections that waited for it ask again later,
+/// companions go on as they are.
+fn lost() {
+    let channel = CHANNEL.swap(-1, Ordering::AcqRel);
+    if channel < 0 {
+        return;
+    }
+    hidden::close(channel);
+    INSTANCE.store(0, Ordering::Relaxed);
+    crate::log::info(format_args!("policyd is gone; connections go on"));
+    for slot in slot::mine().filter(|slot| slot.stage() == Stage::Meeting) {
+        if slot.retreat() {
+            explain(slot, Reason::PolicydAbsent);
+        }
+    }
+}
+
+/// Closes the channel if it has this number, for the application wants it; a new one is opened when needed.
+pub fn gives_up(fd: RawFd) -> bool {
+    let Ok(_held) = LOCK.lock() else { return false };
+    let ours = CHANNEL.load(Ordering::Acquire) == fd;
+    if ours {
+        lost();
+    }
+    ours
+}
+
+/// The user changed, or will: the next meet introduces the process anew.
+pub fn forget_channel() {
+    let Ok(_held) = LOCK.lock() else { return };
+    lost();
+}
+
+/// The inherited channel is the parent's.
+pub fn after_fork_in_child() {
+    let channel = CHANNEL.swap(-1, Ordering::AcqRel);
+    if channel >= 0 {
+        hidden::close(channel);
+    }
+    LOCK.reset();
+    INSTANCE.store(0, Ordering::Relaxed);
+    NEXT_TRY.store(0, Ordering::Relaxed);
+}
+
+/// Local and remote address; `None` while not connected.
+fn addresses(fd: RawFd) -> Option<Addresses> {
+    let local = address(|at, length| {
+        // SAFETY: `at` has room for `length` bytes.
+        unsafe { real::getsockname(fd, at, length) }
+    })?;
+    let remote = address(|at, length| {
+        // SAFETY: as above.
+        unsafe { real::getpeername(fd, at, length) }
+    })?;
+    Addresses::new(local, remote)
+}
+
+fn address(ask: impl FnOnce(*mut libc::sockaddr, *mut libc::socklen_t) -> i32) -> Option<std::net::SocketAddr> {
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+    // SAFETY: all-zero is a valid sockaddr_in6, the larger of the two.
+    let mut storage: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    if ask((&raw mut storage).cast(), &mut length) != 0 {
+        return None;
+    }
+    match i32::from(storage.sin6_family) {
+        libc::AF_INET6 => {
+            let ip = Ipv6Addr::from(storage.sin6_addr.s6_addr);
+            Some(SocketAddr::new(ip.into(), u16::from_be(storage.sin6_port)))
+        }
+        libc::AF_INET => {
+            // SAFETY: the kernel wrote a sockaddr_in, which is the smaller of the two.
+            let v4 = unsafe { (&raw const storage).cast::<libc::sockaddr_in>().read() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddr::new(ip.into(), u16::from_be(v4.sin_port)))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,489 @@
+//! Slots: the switch's own record of one TCP socket, in memory that forked children share.
+//!
+//! | field | moved by | under |
+//! |---|---|---|
+//! | `generation` | claim, free | odd = live; checked after every lock and every sleep |
+//! | `stage` | any thread | compare-and-swap, only forwards: see [`Stage`] |
+//! | `kernel_sends`, `kernel_reads` | whoever is inside a kernel call | counted up before looking at the phase, so that a switch-over sees it or it sees the switch-over |
+//! | `send_phase`, `recv_phase` | switch-over, fail-back | the direction's lock |
+//! | `sender` (writer state, its sleepers) | writers, fail-back | `send_lock` |
+//! | `receiver` (reader state, its sleepers) | readers, readiness | `recv_lock` |
+//!
+//! Where both locks are needed the receiver's is taken first.
+
+use std::cell::UnsafeCell;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use tandem_protocol::Reason;
+
+use crate::family::{self, SLOTS};
+use crate::lock::{Held, Lock, Reentered};
+use crate::stream::sleepers::Sleepers;
+use crate::stream::{Reader, Writer};
+use crate::{fd_table, sys};
+
+/// How far a connection has come. Only forwards.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
+#[repr(u32)]
+pub enum Stage {
+    /// Made, not connected.
+    New = 0,
+    /// Connected, on TCP, counted; fewer data calls than asked for.
+    Counting = 1,
+    /// A meet is with policyd.
+    Meeting = 2,
+    /// A companion exists; each direction has its own phase.
+    Attached = 3,
+    /// On TCP for good: data calls go straight to the kernel.
+    Settled = 4,
+}
+
+impl Stage {
+    fn of(word: u32) -> Stage {
+        match word {
+            0 => Stage::New,
+            1 => Stage::Counting,
+            2 => Stage::Meeting,
+            3 => Stage::Attached,
+            _ => Stage::Settled,
+        }
+    }
+}
+
+/// Phases of a direction, as the kernel paths see them.
+pub const IN_KERNEL: u32 = 0;
+pub const THROUGH_SWITCH: u32 = 1;
+
+pub mod flag {
+    /// accept() made it: its SYN is not in its own byte count.
+    pub const ACCEPTED: u32 = 1;
+    /// An urgent byte was sent: it shifts offsets.
+    pub const URGENT: u32 = 2;
+    /// No offers any more, and both directions are to go back to TCP.
+    pub const LEAVING: u32 = 4;
+    /// SO_RCVLOWAT was set.
+    pub const LOW_WATER: u32 = 8;
+    /// shutdown(SHUT_WR) was called; shutdown(SHUT_RD).
+    pub const SHUT_WR: u32 = 16;
+    pub const SHUT_RD: u32 = 32;
+    /// An option was set that has no row: no companion.
+    pub const ODD_OPTION: u32 = 64;
+    /// The row is written.
+    pub const IN_REGISTRY: u32 = 128;
+    /// Registered in more than one epoll set, or by more than one descriptor in one.
+    pub const REGISTERED_TWICE: u32 = 512;
+    /// More holders than the slot has room for.
+    pub const MANY_HOLDERS: u32 = 1024;
+    /// ECONNRESET has been told once: after it, EOF.
+    pub const RESET_TOLD: u32 = 2048;
+    /// SO_SNDBUF was set: the ring takes about what TCP would.
+    pub const SEND_BUFFER: u32 = 8192;
+    /// A non-blocking connect is under way.
+    pub const CONNECTING: u32 = 16384;
+    /// The peer's half of the control words has been seen ready.
+    pub const PEER_READY: u32 = 32768;
+    /// A send found no room: an edge is due when there is room again.
+    pub const NO_SPACE: u32 = 65536;
+}
+
+const HOLDERS: usize = 8;
+/// Epoll sets of one process that may watch one connection.
+pub const MOST_SETS: usize = 8;
+
+#[repr(C, align(64))]
+pub struct Slot {
+    generation: AtomicU32,
+    stage: AtomicU32,
+    flags: AtomicU32,
+    reason: AtomicU32,
+    pub data_calls: AtomicU32,
+    tries: AtomicU32,
+    pub kernel_sends: AtomicU32,
+    pub kernel_reads: AtomicU32,
+    pub send_phase: AtomicU32,
+    pub recv_phase: AtomicU32,
+    /// Moves on when a direction comes back to the kernel: whoever watches looks anew.
+    pub turns: AtomicU32,
+    /// What the anchor last said: see `switch::anchor`.
+    pub anchor: AtomicU32,
+    pub anchor_tick: AtomicU64,
+    pub cookie: AtomicU64,
+    /// Bytes that went by the kernel, since the connection began.
+    pub tx_tcp: AtomicU64,
+    pub rx_tcp: AtomicU64,
+    /// Bytes that went by the companion; with the above, the stream offset of each direction.
+    pub tx_companion: AtomicU64,
+    pub rx_companion: AtomicU64,
+    holders: [AtomicU32; HOLDERS],
+    /// The companion: which pair (family's index + 1), which connection in it, which end we are, and its id.
+    pub pair: AtomicU32,
+    pub conn: AtomicU32,
+    pub role: AtomicU32,
+    pub companion_id: AtomicU64,
+    /// Bytes the writer may have in flight.
+    pub limit: AtomicU64,
+    send_lock: Lock,
+    recv_lock: Lock,
+    sender: UnsafeCell<SendSide>,
+    receiver: UnsafeCell<RecvSide>,
+}
+
+/// Guarded by `send_lock`.
+#[repr(C)]
+pub struct SendSide {
+    pub writer: Writer,
+    pub sleepers: Sleepers,
+}
+
+/// Guarded by `recv_lock`.
+#[repr(C)]
+pub struct RecvSide {
+    pub reader: Reader,
+    pub sleepers: Sleepers,
+}
+
+// SAFETY: the cells are reached only through the guards below, which hold the direction's lock.
+unsafe impl Sync for Slot {}
+
+pub struct SendGuard<'a> {
+    _held: Held<'a>,
+    side: *mut SendSide,
+}
+
+pub struct RecvGuard<'a> {
+    _held: Held<'a>,
+    side: *mut RecvSide,
+}
+
+/// A slot as one descriptor's owner knows it: valid while the generation is the same.
+#[derive(Clone, Copy)]
+pub struct SlotRef {
+    pub index: u32,
+    pub generation: u32,
+    pub slot: &'static Slot,
+}
+
+impl PartialEq for SlotRef {
+    fn eq(&self, other: &SlotRef) -> bool {
+        self.index == other.index && self.generation == other.generation
+    }
+}
+
+impl std::ops::Deref for SlotRef {
+    type Target = Slot;
+    #[inline]
+    fn deref(&self) -> &Slot {
+        self.slot
+    }
+}
+
+// What this process alone knows of each slot: how many of its descriptors show it, one of them, the epoll sets that it is
+// registered in (index + 1), and the descriptor it was registered by first. Copied by fork, as
+// descriptors are.
+static DESCRIPTORS: [AtomicU16; SLOTS] = [const { AtomicU16::new(0) }; SLOTS];
+static DESCRIPTOR: [AtomicI32; SLOTS] = [const { AtomicI32::new(0) }; SLOTS];
+static SETS: [[AtomicU16; MOST_SETS]; SLOTS] = [const { [const { AtomicU16::new(0) }; MOST_SETS] }; SLOTS];
+static REGISTERED: [AtomicI32; SLOTS] = [const { AtomicI32::new(-1) }; SLOTS];
+
+/// A fresh slot for a socket of this process; `None` when there is no memory or no slot left (the socket stays plain).
+pub fn claim(fd: RawFd, stage: Stage, flags: u32) -> Option<SlotRef> {
+    let family = family::get()?;
+    let index = family.claim_slot()?;
+    let slot = family.slot(index);
+    slot.reset(stage, flags);
+    let generation = slot.generation.fetch_add(1, Ordering::AcqRel) + 1;
+    DESCRIPTORS.get(index as usize)?.store(1, Ordering::Relaxed);
+    DESCRIPTOR.get(index as usize)?.store(fd, Ordering::Relaxed);
+    SETS.get(index as usize)?.iter().for_each(|set| set.store(0, Ordering::Relaxed));
+    Some(SlotRef { index, generation, slot })
+}
+
+/// The slot behind an index out of the descriptor table.
+#[inline]
+pub fn at(index: u32) -> Option<SlotRef> {
+    let slot = family::existing()?.slot(index);
+    let generation = slot.generation.load(Ordering::Acquire);
+    (generation & 1 == 1).then_some(SlotRef { index, generation, slot })
+}
+
+/// The slot that a descriptor shows, settled or not.
+#[inline]
+pub fn of(fd: RawFd) -> Option<SlotRef> {
+    fd_table::socket(fd).and_then(at)
+}
+
+/// Every live slot that this process has a descriptor of.
+pub fn mine() -> impl Iterator<Item = SlotRef> {
+    let used = family::existing().map_or(0, |f| f.shared.slots_used.load(Ordering::Acquire));
+    (0..used).filter(|&i| DESCRIPTORS.get(i as usize).is_some_and(|d| d.load(Ordering::Relaxed) > 0)).filter_map(at)
+}
+
+impl Slot {
+    fn reset(&self, stage: Stage, flags: u32) {
+        for word in [
+            &self.reason,
+            &self.data_calls,
+            &self.tries,
+            &self.kernel_sends,
+            &self.kernel_reads,
+            &self.send_phase,
+            &self.recv_phase,
+            &self.turns,
+            &self.anchor,
+            &self.pair,
+            &self.conn,
+            &self.role,
+        ] {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [
+            &self.anchor_tick,
+            &self.cookie,
+            &self.tx_tcp,
+            &self.rx_tcp,
+            &self.tx_companion,
+            &self.rx_companion,
+            &self.companion_id,
+            &self.limit,
+        ] {
+            word.store(0, Ordering::Relaxed);
+        }
+        for holder in &self.holders {
+            holder.store(0, Ordering::Relaxed);
+        }
+        if let Some(first) = self.holders.first() {
+            first.store(sys::pid(), Ordering::Relaxed);
+        }
+        self.flags.store(flags, Ordering::Relaxed);
+        self.stage.store(stage as u32, Ordering::Relaxed);
+        // SAFETY: the slot is not live: nobody else holds or takes its locks. All-zero is the sides' initial state.
+        unsafe {
+            self.sender.get().write_bytes(0, 1);
+            self.receiver.get().write_bytes(0, 1);
+        }
+    }
+
+    #[inline]
+    pub fn stage(&self) -> Stage {
+        Stage::of(self.stage.load(Ordering::Acquire))
+    }
+
+    /// One step forwards; false when somebody else was first.
+    pub fn advance(&self, from: Stage, to: Stage) -> bool {
+        self.stage.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// A meet came to nothing and may be tried again.
+    pub fn retreat(&self) -> bool {
+        self.advance(Stage::Meeting, Stage::Counting)
+    }
+
+    /// How often policyd could not be reached for this connection.
+    pub fn count_try(&self) -> u32 {
+        self.tries.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The stream offset of the next byte to be accepted from the application.
+    pub fn accepted(&self) -> u64 {
+        self.tx_tcp.load(Ordering::Acquire) + self.tx_companion.load(Ordering::Acquire)
+    }
+
+    /// The stream offset of the next byte to be delivered to it.
+    pub fn delivered(&self) -> u64 {
+        self.rx_tcp.load(Ordering::Acquire) + self.rx_companion.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub fn has(&self, flags: u32) -> bool {
+        self.flags.load(Ordering::Acquire) & flags != 0
+    }
+
+    /// Sets flags; true when they were not all set before.
+    pub fn raise(&self, flags: u32) -> bool {
+        self.flags.fetch_or(flags, Ordering::AcqRel) & flags != flags
+    }
+
+    pub fn lower(&self, flags: u32) {
+        self.flags.fetch_and(!flags, Ordering::AcqRel);
+    }
+
+    pub fn inherited_flags(&self) -> u32 {
+        self.flags.load(Ordering::Relaxed) & (flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER)
+    }
+
+    pub fn reason(&self) -> Reason {
+        Reason::from_code(self.reason.load(Ordering::Relaxed) as u16).unwrap_or(Reason::None)
+    }
+
+    /// The reason the connection is on TCP; the first one given for good stays.
+    pub fn set_reason(&self, reason: Reason) {
+        self.reason.store(reason as u32, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub fn send_side(&self) -> Result<SendGuard<'_>, Reentered> {
+        Ok(SendGuard { _held: self.send_lock.lock()?, side: self.sender.get() })
+    }
+
+    #[inline]
+    pub fn recv_side(&self) -> Result<RecvGuard<'_>, Reentered> {
+        Ok(RecvGuard { _held: self.recv_lock.lock()?, side: self.receiver.get() })
+    }
+}
+
+impl SlotRef {
+    /// Still the connection it was?
+    #[inline]
+    pub fn current(&self) -> bool {
+        self.slot.generation.load(Ordering::Acquire) == self.generation
+    }
+
+    /// A descriptor of this process that shows the slot, or -1.
+    pub fn descriptor(&self) -> RawFd {
+        DESCRIPTOR.get(self.index as usize).map_or(-1, |d| d.load(Ordering::Relaxed))
+    }
+
+    /// This process has a descriptor that shows the slot.
+    pub fn is_mine(&self) -> bool {
+        DESCRIPTORS.get(self.index as usize).is_some_and(|d| d.load(Ordering::Relaxed) > 0)
+    }
+
+    /// One more descriptor of this process shows the slot (dup and its kin).
+    pub fn add_descriptor(&self) {
+        if let Some(count) = DESCRIPTORS.get(self.index as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One fewer; true when it was this process's last. `others` looks for one that remains.
+    pub fn drop_descriptor(&self, fd: RawFd, others: impl FnOnce() -> Option<RawFd>) -> bool {
+        let left = DESCRIPTORS.get(self.index as usize).map_or(0, |c| c.fetch_sub(1, Ordering::Relaxed) - 1);
+        if left > 0
+            && self.descriptor() == fd
+            && let (Some(other), Some(known)) = (others(), DESCRIPTOR.get(self.index as usize))
+        {
+            known.store(other, Ordering::Relaxed);
+        }
+        left == 0
+    }
+
+    /// The epoll sets of this process that it is registered in.
+    pub fn sets(&self) -> impl Iterator<Item = u32> + use<> {
+        let marks = SETS.get(self.index as usize).into_iter().flatten().map(|mark| mark.load(Ordering::Acquire));
+        marks.filter(|&mark| mark > 0).map(|mark| u32::from(mark) - 1)
+    }
+
+    /// The descriptor by which it was registered first.
+    pub fn registered(&self) -> RawFd {
+        REGISTERED.get(self.index as usize).map_or(-1, |r| r.load(Ordering::Relaxed))
+    }
+
+    /// False when it is in too many others already.
+    pub fn enter_set(&self, set: u32, fd: RawFd) -> bool {
+        let mark = set as u16 + 1;
+        let (Some(marks), Some(by)) = (SETS.get(self.index as usize), REGISTERED.get(self.index as usize)) else {
+            return false;
+        };
+        if self.sets().next().is_some() {
+            self.raise(flag::REGISTERED_TWICE);
+        } else {
+            by.store(fd, Ordering::Relaxed);
+        }
+        self.sets().any(|known| known == set)
+            || marks.iter().any(|free| free.compare_exchange(0, mark, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+
+    pub fn leave_set(&self, set: u32) {
+        for mark in SETS.get(self.index as usize).into_iter().flatten() {
+            let _ = mark.compare_exchange(set as u16 + 1, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Signs a process in as a holder; more than there is room for makes the slot shared for good.
+    pub fn add_holder(&self, pid: u32) {
+        if self.holders.iter().any(|h| h.load(Ordering::Acquire) == pid) {
+            return;
+        }
+        let free =
+            self.holders.iter().find(|h| h.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Relaxed).is_ok());
+        if free.is_none() {
+            self.raise(flag::MANY_HOLDERS);
+        }
+    }
+
+    pub fn drop_holder(&self, pid: u32) {
+        for holder in &self.slot.holders {
+            let _ = holder.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// No other process holds the socket, as far as can be known. Dead holders are struck off.
+    pub fn sole_holder(&self) -> bool {
+        let pending = family::existing().is_some_and(|f| f.shared.forks_pending.load(Ordering::Acquire) > 0);
+        !pending && !self.has(flag::MANY_HOLDERS) && !self.held_elsewhere()
+    }
+
+    fn held_elsewhere(&self) -> bool {
+        let me = sys::pid();
+        self.slot.holders.iter().any(|holder| {
+            let pid = holder.load(Ordering::Acquire);
+            if pid == 0 || pid == me {
+                return false;
+            }
+            let alive = sys::process_alive(pid);
+            if !alive {
+                let _ = holder.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
+            alive
+        })
+    }
+
+    /// Nobody holds the socket any more.
+    pub fn no_holder(&self) -> bool {
+        self.slot.holders.iter().all(|h| {
+            let pid = h.load(Ordering::Acquire);
+            pid == 0 || !sys::process_alive(pid)
+        }) && !self.has(flag::MANY_HOLDERS)
+    }
+
+    /// Ends the slot's life: afterwards every [`SlotRef`] to it is stale. True for the one caller that did it.
+    pub fn end(&self) -> bool {
+        let next = self.generation.wrapping_add(1);
+        self.slot.generation.compare_exchange(self.generation, next, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+impl std::ops::Deref for SendGuard<'_> {
+    type Target = SendSide;
+    #[inline]
+    fn deref(&self) -> &SendSide {
+        // SAFETY: the lock is held for the guard's life and the slot's memory is never unmapped.
+        unsafe { &*self.side }
+    }
+}
+
+impl std::ops::DerefMut for SendGuard<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut SendSide {
+        // SAFETY: as above; the guard is borrowed mutably.
+        unsafe { &mut *self.side }
+    }
+}
+
+impl std::ops::Deref for RecvGuard<'_> {
+    type Target = RecvSide;
+    #[inline]
+    fn deref(&self) -> &RecvSide {
+        // SAFETY: the lock is held for the guard's life and the slot's memory is never unmapped.
+        unsafe { &*self.side }
+    }
+}
+
+impl std::ops::DerefMut for RecvGuard<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut RecvSide {
+        // SAFETY: as above; the guard is borrowed mutably.
+        unsafe { &mut *self.side }
+    }
+}

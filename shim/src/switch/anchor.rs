@@ -1,0 +1,253 @@
+//! The anchor: what the switch asks of the kernel's own TCP socket, always without waiting.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use libc::{c_void, iovec, msghdr, pollfd};
+
+use super::Conn;
+use crate::slot::{Slot, flag};
+use crate::stream::{TcpPut, TcpReceive, TcpSend, TcpTake, Word};
+use crate::{real, sys};
+
+/// The TCP socket behind a number that is known to be current.
+pub struct Anchor {
+    fd: RawFd,
+    /// shutdown(SHUT_RD) was called here: an empty socket then says 0, which is no FIN of the peer's.
+    shut: bool,
+}
+
+impl Anchor {
+    pub fn of(conn: &Conn) -> Anchor {
+        Anchor { fd: conn.fd, shut: conn.slot.has(flag::SHUT_RD) }
+    }
+
+    fn taken(&self, n: isize) -> TcpTake {
+        match n {
+            0 if self.shut && !peer_has_finished(self.fd) => TcpTake::WouldBlock,
+            0 => TcpTake::Fin,
+            1.. => TcpTake::Bytes(n as usize),
+            _ => match sys::errno() {
+                libc::EAGAIN | libc::EINTR => TcpTake::WouldBlock,
+                errno => TcpTake::Failed(errno),
+            },
+        }
+    }
+}
+
+impl TcpReceive for Anchor {
+    unsafe fn receive(&mut self, dst: *mut u8, len: usize) -> TcpTake {
+        // SAFETY: by the caller, `dst` may be written for `len` bytes.
+        self.taken(unsafe { real::recv(self.fd, dst.cast(), len, libc::MSG_DONTWAIT) })
+    }
+
+    unsafe fn peek(&mut self, dst: *mut u8, len: usize, skip: usize) -> TcpTake {
+        if skip == 0 {
+            // SAFETY: as in `receive`.
+            return self.taken(unsafe { real::recv(self.fd, dst.cast(), len, libc::MSG_DONTWAIT | libc::MSG_PEEK) });
+        }
+        // The bytes before `skip` have been peeked already: the kernel copies them once more, into a place of ours.
+        let mut before = vec![0u8; skip];
+        let mut parts = [
+            iovec { iov_base: before.as_mut_ptr().cast::<c_void>(), iov_len: skip },
+            iovec { iov_base: dst.cast::<c_void>(), iov_len: len },
+        ];
+        // SAFETY: all-zero is a valid msghdr; both parts may be written for their lengths.
+        let n = unsafe {
+            let mut message: msghdr = std::mem::zeroed();
+            message.msg_iov = parts.as_mut_ptr();
+            message.msg_iovlen = parts.len();
+            real::recvmsg(self.fd, &mut message, libc::MSG_DONTWAIT | libc::MSG_PEEK)
+        };
+        if n > 0 && n as usize <= skip {
+            TcpTake::WouldBlock
+        } else {
+            self.taken(if n > 0 { n - skip as isize } else { n })
+        }
+    }
+
+    fn pending(&mut self) -> usize {
+        unread(self.fd).unwrap_or(0)
+    }
+}
+
+impl TcpSend for Anchor {
+    unsafe fn send(&mut self, src: *const u8, len: usize) -> TcpPut {
+        // SAFETY: by the caller, `src` may be read for `len` bytes.
+        let n = unsafe { real::send(self.fd, src.cast(), len, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+        match n {
+            1.. => TcpPut::Bytes(n as usize),
+            0 => TcpPut::WouldBlock,
+            _ => match sys::errno() {
+                libc::EAGAIN | libc::EINTR => TcpPut::WouldBlock,
+                errno => TcpPut::Failed(errno),
+            },
+        }
+    }
+}
+
+const TCP_INFO_BYTES: usize = 136;
+/// Offsets in the kernel's `struct tcp_info` (include/uapi/linux/tcp.h), stable ABI.
+const BYTES_ACKED: usize = 120;
+const BYTES_RECEIVED: usize = 128;
+const ESTABLISHED: u8 = 1;
+
+struct TcpInfo([u8; TCP_INFO_BYTES]);
+
+impl TcpInfo {
+    fn of(fd: RawFd) -> Option<TcpInfo> {
+        let mut info = [0u8; TCP_INFO_BYTES];
+        let mut length = TCP_INFO_BYTES as libc::socklen_t;
+        // SAFETY: the buffer has the stated length.
+        let rc =
+            unsafe { real::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut length) };
+        (rc == 0 && length as usize >= TCP_INFO_BYTES).then_some(TcpInfo(info))
+    }
+
+    fn number(&self, at: usize) -> u64 {
+        self.0.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes)
+    }
+}
+
+/// The stream offset of the next byte that the kernel would be given: acknowledged + queued, between two looks that
+/// agree (anything else is wrong for good once the own host refused a segment). `accepted`: the SYN does not count.
+pub fn bytes_accepted(fd: RawFd, accepted: bool) -> Option<u64> {
+    for _ in 0..64 {
+        let before = TcpInfo::of(fd)?.number(BYTES_ACKED);
+        let queued = queue(fd, libc::TIOCOUTQ)?;
+        if TcpInfo::of(fd)?.number(BYTES_ACKED) == before {
+            return (before + queued).checked_sub(u64::from(!accepted));
+        }
+    }
+    None
+}
+
+/// What the kernel has received in order so far, read or not; its FIN counts as one.
+pub fn bytes_received(fd: RawFd) -> Option<u64> {
+    TcpInfo::of(fd).map(|info| info.number(BYTES_RECEIVED))
+}
+
+/// The stream offset of the next byte that a receive would return.
+pub fn bytes_delivered(fd: RawFd) -> Option<u64> {
+    for _ in 0..16 {
+        let before = TcpInfo::of(fd)?.number(BYTES_RECEIVED);
+        let pending = queue(fd, libc::FIONREAD)?;
+        if TcpInfo::of(fd)?.number(BYTES_RECEIVED) == before {
+            return before.checked_sub(pending);
+        }
+    }
+    None
+}
+
+pub fn is_established(fd: RawFd) -> bool {
+    TcpInfo::of(fd).is_some_and(|info| info.0.first() == Some(&ESTABLISHED))
+}
+
+/// The peer's FIN or RST has come (CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT).
+fn peer_has_finished(fd: RawFd) -> bool {
+    TcpInfo::of(fd).is_none_or(|info| matches!(info.0.first(), Some(6..=9 | 11)))
+}
+
+pub fn unread(fd: RawFd) -> Option<usize> {
+    queue(fd, libc::FIONREAD).map(|n| n as usize)
+}
+
+fn queue(fd: RawFd, request: libc::c_ulong) -> Option<u64> {
+    let mut value: libc::c_int = 0;
+    // SAFETY: both requests write one int.
+    let rc = unsafe { real::ioctl(fd, request, (&raw mut value) as usize) };
+    if rc == 0 { u64::try_from(value).ok() } else { None }
+}
+
+/// A number out of SOL_SOCKET.
+pub fn socket_option<T: Copy + Default>(fd: RawFd, level: i32, name: i32) -> Option<T> {
+    let mut value = T::default();
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` is a plain number of the stated length.
+    let rc = unsafe { real::getsockopt(fd, level, name, (&raw mut value).cast(), &mut length) };
+    (rc == 0 && length as usize == size_of::<T>()).then_some(value)
+}
+
+pub fn is_non_blocking(fd: RawFd) -> bool {
+    // SAFETY: F_GETFL has no argument.
+    let flags = unsafe { real::fcntl(fd, libc::F_GETFL, 0) };
+    flags >= 0 && flags & libc::O_NONBLOCK != 0
+}
+
+/// SO_RCVTIMEO or SO_SNDTIMEO in nanoseconds; `None`: for ever.
+pub fn time_limit(fd: RawFd, name: i32) -> Option<u64> {
+    let mut value = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let mut length = size_of::<libc::timeval>() as libc::socklen_t;
+    // SAFETY: a timeval of the stated length.
+    let rc = unsafe { real::getsockopt(fd, libc::SOL_SOCKET, name, (&raw mut value).cast(), &mut length) };
+    let ns = value.tv_sec as u64 * 1_000_000_000 + value.tv_usec as u64 * 1_000;
+    (rc == 0 && ns > 0).then_some(ns)
+}
+
+/// Set beside the poll bits in `Slot::anchor`: the FIN came with the final offset of the peer's direction published,
+/// a half-close by a live peer.
+pub const WITH_FINAL: u32 = 1 << 16;
+const LASTING: u32 = (libc::POLLRDHUP | libc::POLLHUP) as u32 & 0xffff;
+
+/// Asks the kernel what it knows of the anchor, and keeps what lasts. Bits as of poll(2).
+pub fn look(conn: &Conn) -> u32 {
+    let mut entry = pollfd { fd: conn.fd, events: libc::POLLIN | libc::POLLPRI | libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one entry, no waiting.
+    unsafe { real::poll(&mut entry, 1, 0) };
+    note(conn, entry.revents as u32 & 0xffff)
+}
+
+/// Keeps what a poll of the anchor said.
+pub fn note(conn: &Conn, bits: u32) -> u32 {
+    let slot: &Slot = conn.slot.slot;
+    // After our own shutdown(SHUT_RD) the kernel says RDHUP of itself: that is no news of the peer.
+    let own = slot.has(flag::SHUT_RD) && bits & LASTING != 0 && !peer_has_finished(conn.fd);
+    let bits = if own { bits & !LASTING } else { bits };
+    let mut all = bits | (slot.anchor.load(Ordering::Acquire) & (LASTING | WITH_FINAL));
+    if bits & LASTING != 0 && all & WITH_FINAL == 0 {
+        // The final offset is published before the kernel's FIN, so it is looked at after it.
+        if conn.inward.load_final() {
+            all |= WITH_FINAL;
+        }
+    }
+    slot.anchor.store(all, Ordering::Release);
+    slot.anchor_tick.store(sys::tick_ns(), Ordering::Relaxed);
+    all
+}
+
+/// As [`look`], but at most once a clock tick: what a busy writer can afford.
+#[inline]
+pub fn glance(conn: &Conn) -> u32 {
+    let tick = sys::tick_ns();
+    if conn.slot.anchor_tick.load(Ordering::Relaxed) == tick {
+        conn.slot.anchor.load(Ordering::Acquire)
+    } else {
+        look(conn)
+    }
+}
+
+/// The peer's process, or its end of the connection, is gone: FIN or RST without a final offset.
+pub fn peer_gone(bits: u32) -> bool {
+    bits & LASTING != 0 && bits & WITH_FINAL == 0
+}
+
+/// The peer has said that it will send no more, and lives on.
+pub fn peer_half_closed(bits: u32) -> bool {
+    bits & LASTING != 0 && bits & WITH_FINAL != 0
+}
+
+/// RST: the connection is over in both directions.
+pub fn broken(bits: u32) -> bool {
+    bits & (libc::POLLERR as u32 & 0xffff) != 0
+}
+
+/// The word that tells a half-close from a death.
+pub trait FinalWord {
+    fn load_final(&self) -> bool;
+}
+
+impl<P: crate::stream::Port> FinalWord for P {
+    fn load_final(&self) -> bool {
+        self.load(Word::Final) != 0
+    }
+}

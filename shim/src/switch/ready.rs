@@ -1,0 +1,111 @@
+//! What poll, select and epoll shall be told of a connection whose directions go through the switch.
+//!
+//! The kernel's answer about the anchor counts for what the kernel carries, and for hang-ups, errors and the peer's FIN,
+//! which are told when TCP tells them. Readable and writable of a switched direction are the ring's.
+
+use std::sync::atomic::Ordering;
+
+use super::{Conn, anchor, receive, send};
+use crate::slot::{SlotRef, THROUGH_SWITCH, flag};
+
+pub const IN: u32 = (libc::POLLIN | libc::POLLRDNORM) as u32;
+pub const OUT: u32 = (libc::POLLOUT | libc::POLLWRNORM) as u32;
+const RDHUP: u32 = libc::POLLRDHUP as u32;
+const HUP: u32 = libc::POLLHUP as u32;
+const ERR: u32 = libc::POLLERR as u32;
+
+/// A connection that the kernel alone cannot answer for.
+#[inline]
+pub fn switched(slot: SlotRef) -> bool {
+    slot.send_phase.load(Ordering::Acquire) | slot.recv_phase.load(Ordering::Acquire) != 0
+}
+
+/// What the anchor must be polled for, when the application asked for `wanted`.
+pub fn anchor_events(conn: &Conn, wanted: u32) -> u32 {
+    let slot = conn.slot;
+    let mut events = wanted & !(IN | OUT);
+    let known = slot.anchor.load(Ordering::Acquire) & RDHUP != 0;
+    if known && fin_would_wait(conn) {
+        events &= !RDHUP;
+    }
+    if wanted & IN != 0 {
+        events |= libc::POLLIN as u32;
+    }
+    if slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
+        if send::owes(conn) {
+            events |= libc::POLLOUT as u32;
+        } else if wanted & OUT != 0 && !known {
+            events |= RDHUP;
+        }
+    } else {
+        events |= wanted & OUT;
+    }
+    events
+}
+
+/// The application's events out of what the kernel said of the anchor.
+pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
+    let slot = conn.slot;
+    let bits = if kernel != 0 { anchor::note(conn, kernel) } else { slot.anchor.load(Ordering::Acquire) };
+    let mut events = bits & (HUP | ERR) | (bits | kernel) & wanted & !(IN | OUT | HUP | ERR);
+    if events & RDHUP != 0 && fin_would_wait(conn) {
+        events &= !RDHUP;
+    }
+    if wanted & IN != 0 {
+        let low = receive::low_water(slot, conn.fd);
+        let tcp = kernel & (IN | RDHUP | HUP | ERR) != 0;
+        let readable = slot.has(flag::SHUT_RD)
+            || if slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
+                receive::readable(conn, tcp, low)
+            } else {
+                kernel & IN != 0
+            };
+        if readable {
+            events |= IN;
+        }
+    }
+    if wanted & OUT != 0 {
+        let writable = if slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
+            // Pumping may have given the direction back: then the kernel is asked.
+            send::pump(conn)
+                || kernel & (HUP | ERR) != 0
+                || slot.send_phase.load(Ordering::Acquire) != THROUGH_SWITCH && kernel_writable(conn)
+        } else {
+            // The copy that was polled may have been made before the direction came back.
+            kernel & OUT != 0 || kernel_writable(conn)
+        };
+        if writable {
+            events |= OUT;
+        }
+    } else if send::owes(conn) {
+        send::pump(conn);
+    }
+    events & (wanted | HUP | ERR)
+}
+
+fn kernel_writable(conn: &Conn) -> bool {
+    let mut entry = libc::pollfd { fd: conn.fd, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one entry, no waiting.
+    unsafe { crate::real::poll(&mut entry, 1, 0) };
+    entry.revents & libc::POLLOUT != 0
+}
+
+/// On TCP the peer's FIN comes after its bytes, and those wait at the sender while the receive buffer is full.
+fn fin_would_wait(conn: &Conn) -> bool {
+    if conn.slot.recv_phase.load(Ordering::Acquire) != THROUGH_SWITCH {
+        return false;
+    }
+    let unread = receive::produced(conn).saturating_sub(conn.slot.delivered());
+    unread > (64 << 10)
+        && anchor::socket_option::<i32>(conn.fd, libc::SOL_SOCKET, libc::SO_RCVBUF)
+            .is_some_and(|size| unread > size.max(0) as u64)
+}
+
+/// As [`events`], asking the kernel first.
+pub fn ask(conn: &Conn, wanted: u32) -> u32 {
+    let events_wanted = anchor_events(conn, wanted) | RDHUP;
+    let mut entry = libc::pollfd { fd: conn.fd, events: events_wanted as i16, revents: 0 };
+    // SAFETY: one entry, no waiting.
+    unsafe { crate::real::poll(&mut entry, 1, 0) };
+    events(conn, u32::from(entry.revents.cast_unsigned()), wanted)
+}

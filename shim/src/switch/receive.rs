@@ -1,0 +1,364 @@
+//! Reading: what the next bytes are and where they come from, in one call's terms.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use libc::iovec;
+
+use super::anchor::{self, Anchor};
+use super::sleep::{self, Patience, Woke};
+use super::{Conn, refresh_row, send};
+use crate::slot::{IN_KERNEL, RecvGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
+use crate::stream::{Port, RState, Source, Take, Word};
+use crate::{debug, epoll, family, meet, sys, wake};
+
+/// Where a call's bytes go: the application's vector, front to back.
+pub struct Sink<'a> {
+    parts: &'a [iovec],
+    part: usize,
+    /// Into that part.
+    at: usize,
+    pub taken: usize,
+    pub total: usize,
+}
+
+impl<'a> Sink<'a> {
+    pub fn new(parts: &'a [iovec]) -> Sink<'a> {
+        let total = parts.iter().fold(0usize, |sum, part| sum.saturating_add(part.iov_len));
+        Sink { parts, part: 0, at: 0, taken: 0, total }
+    }
+
+    /// The next place that has room.
+    fn next(&mut self) -> Option<(*mut u8, usize)> {
+        loop {
+            let part = self.parts.get(self.part)?;
+            if self.at < part.iov_len {
+                return Some((part.iov_base.cast::<u8>().wrapping_add(self.at), part.iov_len - self.at));
+            }
+            self.part += 1;
+            self.at = 0;
+        }
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.at += n;
+        self.taken += n;
+    }
+}
+
+enum Step {
+    /// Nothing more to be had now.
+    Dry,
+    /// All that was asked for.
+    Full,
+    Eof,
+    /// The kernel carries this direction (again).
+    Kernel,
+    Fail(i32),
+}
+
+/// Receives, as the socket's blocking mode and `flags` have it; `native` is the application's own call.
+pub fn receive(
+    slot: SlotRef,
+    fd: RawFd,
+    sink: &mut Sink<'_>,
+    flags: i32,
+    mut native: impl FnMut() -> isize,
+) -> Result<usize, i32> {
+    meet::data_call(slot, fd);
+    let peek = flags & libc::MSG_PEEK != 0;
+    let mut patience: Option<Patience> = None;
+    loop {
+        let Some(conn) = through_switch(slot, fd) else {
+            if sink.taken > 0 {
+                return Ok(sink.taken);
+            }
+            send::pump_until_readable(slot, fd, flags);
+            match by_kernel(slot, peek, &mut native) {
+                Some(result) => return result,
+                None => continue,
+            }
+        };
+        if sink.total == 0 {
+            return Ok(0);
+        }
+        let step = step(&conn, sink, peek);
+        match step {
+            Step::Full => return Ok(sink.taken),
+            Step::Kernel => continue,
+            Step::Eof if sink.taken > 0 => return Ok(sink.taken),
+            Step::Eof => return end_of_stream(&conn),
+            Step::Fail(_) if sink.taken > 0 => return Ok(sink.taken),
+            Step::Fail(errno) => {
+                if errno == libc::ECONNRESET {
+                    slot.raise(flag::RESET_TOLD);
+                }
+                return Err(errno);
+            }
+            Step::Dry => {}
+        }
+        if slot.has(flag::SHUT_RD) {
+            return Ok(sink.taken);
+        }
+        let non_blocking = flags & libc::MSG_DONTWAIT != 0
+            || sink.taken < target(slot, fd, sink, flags) && anchor::is_non_blocking(fd);
+        let enough = sink.taken >= if non_blocking { 1 } else { target(slot, fd, sink, flags) };
+        if enough {
+            return Ok(sink.taken);
+        }
+        if non_blocking {
+            return Err(libc::EAGAIN);
+        }
+        let patience = patience.get_or_insert_with(|| Patience::of(anchor::time_limit(fd, libc::SO_RCVTIMEO)));
+        let so_far = sink.taken;
+        let give_in = |errno: i32| if so_far > 0 { Ok(so_far) } else { Err(errno) };
+        if peek {
+            // What was peeked is looked at anew: more may stand behind it, or it may be another reader's by then.
+            *sink = Sink { parts: sink.parts, part: 0, at: 0, taken: 0, total: sink.total };
+        }
+        match sleep::wait_for(&conn, patience, if peek { so_far } else { 0 }) {
+            Woke::Look => {}
+            Woke::TimedOut => return give_in(libc::EAGAIN),
+            Woke::Signal | Woke::Interrupted => return give_in(libc::EINTR),
+            Woke::Gone => return give_in(libc::EBADF),
+        }
+    }
+}
+
+/// Bytes that a blocking call waits for.
+fn target(slot: SlotRef, fd: RawFd, sink: &Sink<'_>, flags: i32) -> usize {
+    if flags & libc::MSG_WAITALL != 0 {
+        return sink.total;
+    }
+    low_water(slot, fd).min(sink.total).max(1)
+}
+
+/// SO_RCVLOWAT.
+pub fn low_water(slot: SlotRef, fd: RawFd) -> usize {
+    if !slot.has(flag::LOW_WATER) {
+        return 1;
+    }
+    anchor::socket_option::<i32>(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).map_or(1, |n| n.max(1) as usize)
+}
+
+#[inline]
+fn through_switch(slot: SlotRef, fd: RawFd) -> Option<Conn> {
+    let conn = Conn::of(slot, fd)?;
+    (slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::offer(&conn)).then_some(conn)
+}
+
+fn by_kernel(slot: SlotRef, peek: bool, native: &mut impl FnMut() -> isize) -> Option<Result<usize, i32>> {
+    let result = |n: isize| usize::try_from(n).map_err(|_| sys::errno());
+    if slot.stage() == Stage::Settled {
+        return Some(result(native()));
+    }
+    slot.kernel_reads.fetch_add(1, Ordering::SeqCst);
+    if slot.recv_phase.load(Ordering::SeqCst) != IN_KERNEL {
+        slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
+        return None;
+    }
+    let result = result(native());
+    if slot.current() {
+        if let (Ok(n @ 1..), false) = (result, peek) {
+            let all = slot.rx_tcp.fetch_add(n as u64, Ordering::AcqRel) + n as u64;
+            if let Some(family) = family::existing() {
+                family.row(slot.index).rx_tcp.store(all, Ordering::Relaxed);
+            }
+        }
+        slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
+    }
+    Some(result)
+}
+
+/// One look under the lock: takes what is there.
+fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
+    let slot = conn.slot;
+    let Ok(mut side) = slot.recv_side() else { return Step::Fail(libc::EAGAIN) };
+    if !slot.current() {
+        return Step::Fail(libc::EBADF);
+    }
+    if slot.recv_phase.load(Ordering::Acquire) == IN_KERNEL {
+        // Given back while we waited for the lock: others read by the kernel now, each call as a whole.
+        return Step::Kernel;
+    }
+    // Forced ones (for the tests) wait until TCP's rest is read: see `send::disturb`.
+    let settled = side.reader.state() == RState::Ring && !side.reader.wants_tcp();
+    if slot.has(flag::LEAVING | flag::URGENT) || settled && debug::wants_fail_back() {
+        leave(conn, &mut side);
+    }
+    let mut freed = false;
+    let outcome = loop {
+        let Some((to, room)) = sink.next() else { break Step::Full };
+        let mut tcp = Anchor::of(conn);
+        // SAFETY: the application gave the place for that many bytes.
+        let take = unsafe {
+            if peek {
+                side.reader.peek(&conn.inward, &mut tcp, to, room, sink.taken)
+            } else {
+                side.reader.receive(&conn.inward, &mut tcp, to, room)
+            }
+        };
+        match take {
+            Take::Bytes { n, from } => {
+                sink.advance(n);
+                if !peek {
+                    count(conn, from, n);
+                    freed |= from == Source::Companion;
+                }
+                // Where one source ends another may go on: TCP's rest, then the ring; the ring, then TCP again.
+                let more = peek || side.reader.readable(&conn.inward) || side.reader.state() == RState::Rejoin;
+                if n < room && !more || from == Source::Companion && at_urgent_mark(conn, &side) {
+                    break Step::Dry;
+                }
+            }
+            Take::WouldBlock => break Step::Dry,
+            Take::Eof => break Step::Eof,
+            Take::Reset => break Step::Fail(libc::ECONNRESET),
+            Take::Failed(errno) => break Step::Fail(errno),
+        }
+    };
+    let outcome = match (side.reader.state(), outcome) {
+        (RState::Plain, outcome) => {
+            settle_reads(conn);
+            if sink.taken == 0 { Step::Kernel } else { outcome }
+        }
+        (_, outcome) => outcome,
+    };
+    pass_on(conn, &side);
+    drop(side);
+    if freed {
+        conn.wake_writer();
+    }
+    outcome
+}
+
+/// A receive that has bytes ends before an urgent one, and those before it may have come by the ring.
+fn at_urgent_mark(conn: &Conn, side: &RecvGuard<'_>) -> bool {
+    side.reader.state() == RState::Rejoin && anchor::look(conn) & libc::POLLPRI as u32 != 0
+}
+
+/// The kernel has it all again.
+fn settle_reads(conn: &Conn) {
+    conn.slot.recv_phase.store(IN_KERNEL, Ordering::SeqCst);
+    conn.slot.turns.fetch_add(1, Ordering::SeqCst);
+    refresh_row(conn.slot);
+    // What is left is on TCP, whose edge may have come while it was not the application's.
+    epoll::rouse(conn.slot);
+}
+
+/// Whoever leaves bytes behind while another sleeps wakes that other: two puts may have woken the same thread.
+pub fn pass_on(conn: &Conn, side: &RecvGuard<'_>) {
+    if let Some(id) = side.sleepers.named()
+        && side.reader.readable(&conn.inward)
+    {
+        wake::rouse(id);
+    }
+}
+
+fn count(conn: &Conn, from: Source, n: usize) {
+    let slot = conn.slot;
+    let row = family::existing().map(|family| family.row(slot.index));
+    // Under the receive lock: one writer of the companion's count.
+    match from {
+        Source::Companion => {
+            let all = slot.rx_companion.load(Ordering::Relaxed) + n as u64;
+            slot.rx_companion.store(all, Ordering::Release);
+            if let Some(row) = row {
+                row.rx_companion.store(all, Ordering::Relaxed);
+            }
+        }
+        Source::Tcp => {
+            let all = slot.rx_tcp.fetch_add(n as u64, Ordering::AcqRel) + n as u64;
+            if let Some(row) = row {
+                row.rx_tcp.store(all, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// EOF, unless the peer went with bytes of ours unread: then TCP says ECONNRESET, once.
+fn end_of_stream(conn: &Conn) -> Result<usize, i32> {
+    let bits = anchor::look(conn);
+    let unread = anchor::peer_gone(bits) && super::send::queued(conn) > 0;
+    let reset = unread && conn.slot.raise(flag::RESET_TOLD);
+    if reset { Err(libc::ECONNRESET) } else { Ok(0) }
+}
+
+fn leave(conn: &Conn, side: &mut RecvGuard<'_>) {
+    if !side.reader.leaving() {
+        side.reader.leave(&conn.inward);
+        conn.wake_both();
+    }
+}
+
+/// Asks the writer to give the direction back.
+pub fn ask_back(conn: &Conn) {
+    if conn.slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH
+        && let Ok(mut side) = conn.slot.recv_side()
+    {
+        leave(conn, &mut side);
+    }
+}
+
+/// Bytes that a receive could give now: FIONREAD. `None`: the kernel knows better.
+pub fn available(conn: &Conn) -> Option<usize> {
+    if conn.slot.recv_phase.load(Ordering::Acquire) == IN_KERNEL {
+        return None;
+    }
+    let mut side = conn.slot.recv_side().ok()?;
+    Some(side.reader.available(&conn.inward, &mut Anchor::of(conn)))
+}
+
+/// How far the stream has come to this end, read or not.
+pub fn arrived(conn: &Conn) -> u64 {
+    let Ok(mut side) = conn.slot.recv_side() else { return 0 };
+    side.reader.attend(&conn.inward, &mut Anchor::of(conn));
+    match side.reader.state() {
+        // Others may be inside a kernel read: the kernel's own count moves with what comes, not with what is read.
+        RState::Plain | RState::Offered => {
+            anchor::bytes_received(conn.fd).unwrap_or(0).wrapping_sub(side.reader.kernel_offset(0))
+        }
+        _ => side.reader.consumed() + side.reader.available(&conn.inward, &mut Anchor::of(conn)) as u64,
+    }
+}
+
+/// Takes from the anchor what is not the application's, so that the kernel stands where TCP would.
+pub fn attend(conn: &Conn) {
+    if conn.slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
+        readable(conn, true, 1);
+    }
+}
+
+/// Bytes in the ring that nobody has read.
+pub fn ring_bytes(conn: &Conn) -> usize {
+    if conn.slot.recv_phase.load(Ordering::Acquire) == IN_KERNEL {
+        return 0;
+    }
+    let Ok(side) = conn.slot.recv_side() else { return 0 };
+    usize::from(matches!(side.reader.state(), RState::Ring | RState::Rejoin) && produced(conn) > side.reader.consumed())
+}
+
+/// Would a receive of at least `low` bytes return now? `tcp`: the kernel says that the anchor is readable.
+pub fn readable(conn: &Conn, tcp: bool, low: usize) -> bool {
+    let Ok(mut side) = conn.slot.recv_side() else { return false };
+    if !conn.slot.current() {
+        return true;
+    }
+    if tcp {
+        side.reader.attend(&conn.inward, &mut Anchor::of(conn));
+        if side.reader.state() == RState::Plain {
+            settle_reads(conn);
+            return anchor::look(conn) & libc::POLLIN as u32 != 0;
+        }
+    }
+    let ended = side.reader.state() == RState::End || side.reader.fin_seen();
+    if low > 1 && !ended {
+        return side.reader.available(&conn.inward, &mut Anchor::of(conn)) >= low;
+    }
+    side.reader.readable(&conn.inward) || tcp && side.reader.wants_tcp()
+}
+
+/// What the ring has produced and how far we are, without the lock: a hint for a spinning reader.
+pub fn produced(conn: &Conn) -> u64 {
+    conn.inward.load(Word::Produced)
+}

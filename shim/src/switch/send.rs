@@ -1,0 +1,309 @@
+//! Writing: one call's bytes, by the kernel or into the ring, and the way from one to the other.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use super::anchor::{self, Anchor};
+use super::sleep::{self, Patience, Way, Woke};
+use super::{Conn, back_to_kernel_sends, collect_places, count_fail_back};
+use crate::slot::{IN_KERNEL, SendGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
+use crate::stream::{LocalPort, Port, Pumped, WState, Word, Writer, WriterEvent, WriterFacts};
+use crate::{debug, family, meet, sys};
+
+/// Where a call's bytes come from.
+pub trait Source {
+    /// Bytes still to go.
+    fn left(&self) -> usize;
+    /// Bytes gone.
+    fn sent(&self) -> usize;
+    /// As much as there is room for, into the ring; 0: no room. An error of the source itself ends the call.
+    fn put(&mut self, writer: &mut Writer, port: &LocalPort<'static>) -> Result<usize, i32>;
+    /// The application's own kind of call for what is left: its result, errno set.
+    fn kernel(&mut self, fd: RawFd) -> isize;
+}
+
+enum Step {
+    /// Bytes went.
+    Some,
+    /// All of them.
+    All,
+    /// No room, or bytes are owed to the kernel first.
+    Full,
+    /// The kernel carries this direction (again).
+    Kernel,
+    Fail(i32),
+}
+
+/// Sends, as the socket's blocking mode and `flags` have it. `Ok`: bytes taken; `Err`: errno, nothing taken.
+pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> Result<usize, i32> {
+    meet::data_call(slot, fd);
+    let mut patience: Option<Patience> = None;
+    let give_in = |sent: usize, errno: i32| if sent > 0 { Ok(sent) } else { Err(errno) };
+    loop {
+        let Some(conn) = through_switch(slot, fd) else {
+            match by_kernel(slot, fd, source) {
+                Some(Ok(n)) => return Ok(n),
+                Some(Err(errno)) => return give_in(source.sent(), errno),
+                None => continue,
+            }
+        };
+        match step(&conn, source, patience.is_some()) {
+            Step::All => return Ok(source.sent()),
+            Step::Some | Step::Kernel => continue,
+            Step::Fail(errno) => return give_in(source.sent(), errno),
+            Step::Full => {}
+        }
+        if flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(fd) {
+            slot.raise(flag::NO_SPACE);
+            return give_in(source.sent(), libc::EAGAIN);
+        }
+        let patience = patience.get_or_insert_with(|| Patience::of(anchor::time_limit(fd, libc::SO_SNDTIMEO)));
+        match sleep::wait(&conn, Way::Out, patience) {
+            Woke::Look => {}
+            Woke::TimedOut => return give_in(source.sent(), libc::EAGAIN),
+            Woke::Signal | Woke::Interrupted => return give_in(source.sent(), libc::EINTR),
+            Woke::Gone => return give_in(source.sent(), libc::EBADF),
+        }
+    }
+}
+
+/// The context when this direction goes through the switch, taking an offer if there is one.
+#[inline]
+fn through_switch(slot: SlotRef, fd: RawFd) -> Option<Conn> {
+    let conn = Conn::of(slot, fd)?;
+    (slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::take(&conn)).then_some(conn)
+}
+
+/// The kernel's own call, counted while it is inside. `None`: the phase changed first.
+fn by_kernel(slot: SlotRef, fd: RawFd, source: &mut impl Source) -> Option<Result<usize, i32>> {
+    let before = source.sent();
+    if slot.stage() == Stage::Settled {
+        return Some(result(source.kernel(fd)).map(|n| before + n));
+    }
+    slot.kernel_sends.fetch_add(1, Ordering::SeqCst);
+    if slot.send_phase.load(Ordering::SeqCst) != IN_KERNEL {
+        slot.kernel_sends.fetch_sub(1, Ordering::SeqCst);
+        return None;
+    }
+    let result = result(source.kernel(fd));
+    if slot.current() {
+        if let Ok(n @ 1..) = result {
+            let all = slot.tx_tcp.fetch_add(n as u64, Ordering::AcqRel) + n as u64;
+            if let Some(family) = family::existing() {
+                family.row(slot.index).tx_tcp.store(all, Ordering::Relaxed);
+            }
+        }
+        slot.kernel_sends.fetch_sub(1, Ordering::SeqCst);
+    }
+    Some(result.map(|n| before + n))
+}
+
+fn result(n: isize) -> Result<usize, i32> {
+    usize::try_from(n).map_err(|_| sys::errno())
+}
+
+/// One look under the lock: moves the direction along and takes what fits.
+fn step(conn: &Conn, source: &mut impl Source, about_to_sleep: bool) -> Step {
+    let Ok(mut side) = conn.slot.send_side() else { return Step::Fail(libc::EAGAIN) };
+    if !conn.slot.current() {
+        return Step::Fail(libc::EBADF);
+    }
+    if let Some(moved) = advance(conn, &mut side, about_to_sleep, true) {
+        return moved;
+    }
+    let put = loop {
+        match source.put(&mut side.writer, &conn.out) {
+            Ok(0) if source.left() > 0 && grow(conn, &mut side, source.left()) => {}
+            other => break other,
+        }
+    };
+    match put {
+        Ok(n) => {
+            if n > 0 {
+                count(conn, n);
+            }
+            drop(side);
+            if n > 0 {
+                conn.wake_reader();
+            }
+            match (n, source.left()) {
+                (_, 0) => Step::All,
+                (0, _) => Step::Full,
+                _ => Step::Some,
+            }
+        }
+        Err(errno) => Step::Fail(errno),
+    }
+}
+
+/// Where the writer stands after looking at the reader's words; `None`: in the ring.
+fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_disturb: bool) -> Option<Step> {
+    let slot = conn.slot;
+    let bits = anchor::glance(conn);
+    if anchor::broken(bits) || anchor::peer_gone(bits) && side.writer.unconsumed(&conn.out) == 0 {
+        // Nobody is there to be told where the stream goes on: the kernel's own answer is the application's.
+        side.writer.abandon();
+    }
+    let facts = WriterFacts {
+        fail_back: slot.has(flag::LEAVING | flag::URGENT) || may_disturb && disturb(conn, side),
+        reader_gone: anchor::peer_gone(bits),
+        reader_silent: about_to_sleep && anchor::peer_half_closed(bits),
+        ..WriterFacts::default()
+    };
+    match side.writer.consider(&conn.out, &facts, |_| false) {
+        WriterEvent::FailBackBegan => {
+            count_fail_back();
+            crate::log::debug(format_args!("slot {}: fails back ({facts:?})", slot.index));
+        }
+        WriterEvent::Voided => conn.wake_reader(),
+        WriterEvent::None | WriterEvent::Took { .. } => {}
+    }
+    match side.writer.state() {
+        WState::Ring => return None,
+        WState::FailBack => match side.writer.pump(&conn.out, &mut Anchor::of(conn)) {
+            Pumped::Done => {}
+            Pumped::Again => return Some(Step::Full),
+            // RST or EPIPE: the kernel's own call says it to the application in its own way.
+            Pumped::Failed(_) => side.writer.abandon(),
+        },
+        WState::Broken => return Some(Step::Fail(libc::ECONNRESET)),
+        WState::Tcp | WState::End => {}
+    }
+    back_to_kernel_sends(conn, side);
+    Some(Step::Kernel)
+}
+
+/// Forced fail-backs (for the tests) wait until the reader has come to the ring: a record right behind unread TCP bytes hides
+/// what follows it from FIONREAD, PEEK and edges until those are read, which is a known limit.
+fn disturb(conn: &Conn, side: &SendGuard<'_>) -> bool {
+    debug::wants_fail_back() && conn.out.load(Word::Consumed) >= side.writer.taken_at()
+}
+
+/// A larger ring, where one helps and is to be had.
+#[cold]
+fn grow(conn: &Conn, side: &mut SendGuard<'_>, left: usize) -> bool {
+    collect_places(conn, side);
+    let small = |place: crate::stream::Place| place.size() < tandem_protocol::pair::BIG_RING_BYTES as u64;
+    let [current, ..] = side.writer.places();
+    if !small(current) || !side.writer.want_growth(&conn.out, left) {
+        return false;
+    }
+    let Some(place) = conn.pair.claim_big() else { return false };
+    if side.writer.grow(&conn.out, place) {
+        return true;
+    }
+    conn.pair.release(place);
+    false
+}
+
+fn count(conn: &Conn, n: usize) {
+    let slot = conn.slot;
+    // Under the send lock: one writer, no read-modify-write needed.
+    let all = slot.tx_companion.load(Ordering::Relaxed) + n as u64;
+    slot.tx_companion.store(all, Ordering::Release);
+    if let Some(family) = family::existing() {
+        family.row(slot.index).tx_companion.store(all, Ordering::Relaxed);
+    }
+}
+
+/// The application will write no more: the final offset, then the kernel's FIN is the caller's. `half`: it reads on, which
+/// the peer learns by that offset. What is still owed to the kernel is pumped, for a moment; the peer has the rest of it in
+/// the ring.
+pub fn finish(conn: &Conn, half: bool) {
+    const PATIENCE: u32 = 1_000;
+    for _ in 0..PATIENCE {
+        let Ok(mut side) = conn.slot.send_side() else { return };
+        if !half {
+            // Both halves at once: the peer shall take us for gone, so that its writes meet the kernel's RST.
+            side.writer.abandon();
+        } else if side.writer.pump(&conn.out, &mut Anchor::of(conn)) == Pumped::Again {
+            drop(side);
+            sys::pause(1_000_000);
+            continue;
+        } else {
+            conn.out.store(Word::Final, conn.slot.accepted().wrapping_add(1));
+            side.writer.finish(&conn.out);
+        }
+        conn.slot.send_phase.store(IN_KERNEL, Ordering::SeqCst);
+        return;
+    }
+}
+
+/// Moves the direction along without new bytes: answers LEAVE, notices a gone peer, sends what is owed. True when the
+/// application could write now.
+pub fn pump(conn: &Conn) -> bool {
+    if conn.slot.send_phase.load(Ordering::Acquire) == IN_KERNEL {
+        super::take(conn);
+        if conn.slot.send_phase.load(Ordering::Acquire) == IN_KERNEL {
+            return false;
+        }
+    }
+    let Ok(mut side) = conn.slot.send_side() else { return false };
+    if !conn.slot.current() {
+        return false;
+    }
+    match advance(conn, &mut side, false, false) {
+        None => writable(conn, &mut side),
+        Some(Step::Fail(_)) => true,
+        Some(_) => false,
+    }
+}
+
+/// As TCP says POLLOUT: a third of what it absorbs is free.
+fn writable(conn: &Conn, side: &mut SendGuard<'_>) -> bool {
+    let limit = conn.slot.limit.load(Ordering::Relaxed);
+    let used = side.writer.unconsumed(&conn.out) as u64;
+    used <= limit - limit / 3 && (side.writer.room(&conn.out) > 0 || can_grow(side))
+}
+
+fn can_grow(side: &SendGuard<'_>) -> bool {
+    let [current, ..] = side.writer.places();
+    current.size() < tandem_protocol::pair::BIG_RING_BYTES as u64
+}
+
+/// Bytes accepted and not yet read by the peer: SIOCOUTQ.
+pub fn queued(conn: &Conn) -> usize {
+    conn.slot.send_side().map_or(0, |mut side| side.writer.unconsumed(&conn.out))
+}
+
+/// Is there anything to wait for before a write can be taken? For the sleeper's second look.
+pub fn blocked(conn: &Conn) -> bool {
+    let Ok(mut side) = conn.slot.send_side() else { return false };
+    side.writer.state() == WState::Ring && side.writer.room(&conn.out) == 0 && side.writer.unconsumed(&conn.out) > 0
+}
+
+/// For a second look: would poll say writable, as far as the ring is concerned?
+pub fn could_write(conn: &Conn) -> bool {
+    let Ok(mut side) = conn.slot.send_side() else { return false };
+    match side.writer.state() {
+        WState::Ring => writable(conn, &mut side),
+        // The kernel's readiness decides.
+        WState::FailBack | WState::Tcp => false,
+        WState::End | WState::Broken => true,
+    }
+}
+
+/// Before a thread sleeps in the kernel's own receive: bytes that are owed in the other direction are pumped by this wait, too.
+pub fn pump_until_readable(slot: SlotRef, fd: RawFd, flags: i32) {
+    const MOMENT: u64 = 50_000_000;
+    let Some(conn) = Conn::of(slot, fd) else { return };
+    while owes(&conn) && conn.slot.current() {
+        pump(&conn);
+        if !owes(&conn) || flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(fd) {
+            return;
+        }
+        let mut entry = libc::pollfd { fd, events: libc::POLLIN | libc::POLLRDHUP | libc::POLLOUT, revents: 0 };
+        let time = sys::timespec(MOMENT);
+        // SAFETY: one entry and a time on this frame.
+        let n = unsafe { crate::real::ppoll(&mut entry, 1, &time, std::ptr::null()) };
+        if n < 0 || entry.revents & !libc::POLLOUT != 0 {
+            return;
+        }
+    }
+}
+
+/// Bytes of ours that wait for the kernel.
+pub fn owes(conn: &Conn) -> bool {
+    conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH
+        && conn.slot.send_side().is_ok_and(|side| side.writer.owed())
+}

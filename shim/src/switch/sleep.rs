@@ -1,0 +1,341 @@
+//! How a blocking call waits: for the ring's other end, for TCP, for its time-out, for a signal.
+//!
+//! A wait first spins, where a second core is free for it and spinning has paid of late; then it sleeps in one ppoll on
+//! {anchor, own wake, wake 0}. The order that keeps a wake from being lost is in `wake`.
+
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use libc::{c_short, pollfd};
+
+use super::restartable::{self, Slept};
+use super::{Conn, anchor, receive, send};
+use crate::provider::local::WAKE0;
+use crate::signals::{self, AfterSignal};
+use crate::slot::flag;
+use crate::stream::sleepers::Sleepers;
+use crate::stream::{LocalPort, Port, Word};
+use crate::wake::{self, Wake};
+use crate::{real, sys};
+
+/// Which direction a sleeper waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    In,
+    Out,
+}
+
+pub enum Woke {
+    /// Something may have changed.
+    Look,
+    TimedOut,
+    /// A signal ended the sleep.
+    Signal,
+    /// And the kernel has decided: EINTR is due.
+    Interrupted,
+    /// The socket was closed meanwhile: its number may be another's.
+    Gone,
+}
+
+/// What is left of a call's time.
+pub struct Patience {
+    until: Option<u64>,
+    limited: bool,
+    spun: bool,
+}
+
+impl Patience {
+    pub fn of(limit_ns: Option<u64>) -> Patience {
+        Patience {
+            until: limit_ns.map(|ns| sys::now_ns().saturating_add(ns)),
+            limited: limit_ns.is_some(),
+            spun: false,
+        }
+    }
+
+    fn left(&self) -> Option<u64> {
+        self.until.map(|until| until.saturating_sub(sys::now_ns()))
+    }
+}
+
+/// Where a wake cannot be had, or the list of sleepers is full: sleep so long at most, then look.
+const TIMED_NS: u64 = 5_000_000;
+
+/// Waits for bytes; `skip` of them have been seen already (a peek that wants more).
+pub fn wait_for(conn: &Conn, patience: &mut Patience, skip: usize) -> Woke {
+    if skip > 0 {
+        // More than what is there already: no word says that, so look now and then.
+        return timed(conn, patience);
+    }
+    wait(conn, Way::In, patience)
+}
+
+pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
+    if !patience.spun {
+        patience.spun = true;
+        if spin_for(conn, way) {
+            return Woke::Look;
+        }
+    }
+    let Some(wake) = Wake::take() else { return timed(conn, patience) };
+    let mut stood = stand(conn, way, wake);
+    wake.fall_asleep();
+    let woke = if now_ready(conn, way) {
+        Woke::Look
+    } else {
+        // The kernel says readable only at the low-water mark, and knows nothing of the ring's share of it.
+        stood.alone &= !(way == Way::In && conn.slot.has(flag::LOW_WATER));
+        let limit = stood.bound(patience.left());
+        let slept = if limit.is_none() && signals::mixed() {
+            restartably(conn, way, wake)
+        } else {
+            poll(conn, way, Some(wake), limit)
+        };
+        if stood.is_bounded() { untimed(slept, patience) } else { slept }
+    };
+    wake.wake_up();
+    if conn.slot.current() {
+        step_down(conn, way, wake, stood);
+    }
+    wake.put_back();
+    judge(conn, woke, patience)
+}
+
+/// How a sleeper stands in a direction's list.
+#[derive(Clone, Copy)]
+pub struct Stood {
+    /// In the list: it will be named in its turn.
+    added: bool,
+    /// Nobody else watches the direction.
+    alone: bool,
+}
+
+/// Where several threads or sets watch one direction, each sleeps so long at most and looks again: who of them is woken, in
+/// which order, and who has read what the others were woken for, is then only a matter of time.
+const SHARED_NS: u64 = 50_000_000;
+
+impl Stood {
+    /// How long at most, `left` being what is left of the call's own time.
+    pub fn bound(self, left: Option<u64>) -> Option<u64> {
+        match self {
+            Stood { added: true, alone: true } => left,
+            Stood { added: true, .. } => Some(left.unwrap_or(u64::MAX).min(SHARED_NS)),
+            Stood { added: false, .. } => Some(left.unwrap_or(u64::MAX).min(TIMED_NS)),
+        }
+    }
+
+    pub fn is_bounded(self) -> bool {
+        !(self.added && self.alone)
+    }
+}
+
+/// The sleeper names itself where the other end looks. Whoever stood there alone is told that it does no more.
+pub fn stand(conn: &Conn, way: Way, wake: Wake) -> Stood {
+    conn.pair.introduce(wake.id, wake.bind, wake.fd);
+    let join = |sleepers: &mut Sleepers, port: &LocalPort<'static>, word: Word| {
+        let before = sleepers.named().filter(|&id| id != wake.id);
+        let added = sleepers.add(wake.id);
+        sleepers.name(port, word);
+        if let Some(first) = before {
+            wake::rouse(first);
+        }
+        Stood { added, alone: before.is_none() && !conn.slot.has(flag::REGISTERED_TWICE) }
+    };
+    let nowhere = Stood { added: false, alone: false };
+    match way {
+        Way::In => {
+            conn.slot.recv_side().map_or(nowhere, |mut side| join(&mut side.sleepers, &conn.inward, Word::RSleep))
+        }
+        Way::Out => conn.slot.send_side().map_or(nowhere, |mut side| join(&mut side.sleepers, &conn.out, Word::WSleep)),
+    }
+}
+
+/// Awake, for whatever reason: the next sleeper is named, and woken if there is something for it.
+pub fn step_down(conn: &Conn, way: Way, wake: Wake, stood: Stood) {
+    match way {
+        Way::In => {
+            if let Ok(mut side) = conn.slot.recv_side() {
+                side.sleepers.remove(wake.id, stood.added);
+                side.sleepers.name(&conn.inward, Word::RSleep);
+                conn.inward.fence();
+                receive::pass_on(conn, &side);
+            }
+        }
+        Way::Out => {
+            if let Ok(mut side) = conn.slot.send_side() {
+                side.sleepers.remove(wake.id, stood.added);
+                side.sleepers.name(&conn.out, Word::WSleep);
+                conn.out.fence();
+                if let Some(id) = side.sleepers.named()
+                    && side.writer.room(&conn.out) > 0
+                {
+                    wake::rouse(id);
+                }
+            }
+        }
+    }
+}
+
+fn now_ready(conn: &Conn, way: Way) -> bool {
+    match way {
+        Way::In => receive::readable(conn, false, 1),
+        Way::Out => !send::blocked(conn) && !send::owes(conn),
+    }
+}
+
+fn timed(conn: &Conn, patience: &mut Patience) -> Woke {
+    let limit = patience.left().unwrap_or(u64::MAX).min(TIMED_NS);
+    let slept = poll(conn, Way::Out, None, Some(limit));
+    let woke = untimed(slept, patience);
+    judge(conn, woke, patience)
+}
+
+/// A bounded sleep that ended is no time-out of the application's.
+fn untimed(slept: Woke, patience: &Patience) -> Woke {
+    match slept {
+        Woke::TimedOut if patience.left() != Some(0) => Woke::Look,
+        other => other,
+    }
+}
+
+fn judge(conn: &Conn, woke: Woke, patience: &Patience) -> Woke {
+    if !conn.slot.current() {
+        return Woke::Gone;
+    }
+    match woke {
+        Woke::Signal => match signals::after_interruption(patience.limited) {
+            AfterSignal::GoOn => Woke::Look,
+            AfterSignal::Return => Woke::Signal,
+        },
+        Woke::Interrupted => Woke::Signal,
+        other => other,
+    }
+}
+
+/// Handlers of both kinds: the kernel decides, as it would for recv or send.
+fn restartably(conn: &Conn, way: Way, wake: Wake) -> Woke {
+    match restartable::sleep(conn.fd, events(conn, way), wake) {
+        Slept::Woken => {
+            anchor::look(conn);
+            Woke::Look
+        }
+        Slept::Interrupted => Woke::Interrupted,
+        Slept::Impossible => match poll(conn, way, Some(wake), Some(TIMED_NS)) {
+            Woke::TimedOut => Woke::Look,
+            other => other,
+        },
+    }
+}
+
+fn events(conn: &Conn, way: Way) -> c_short {
+    match way {
+        // Bytes that are owed to the kernel are pumped by every wait.
+        Way::In if send::owes(conn) => libc::POLLIN | libc::POLLRDHUP | libc::POLLOUT,
+        Way::In => libc::POLLIN | libc::POLLRDHUP,
+        Way::Out => out_events(conn),
+    }
+}
+
+fn poll(conn: &Conn, way: Way, wake: Option<Wake>, limit: Option<u64>) -> Woke {
+    let mut entries = [
+        pollfd { fd: conn.fd, events: events(conn, way), revents: 0 },
+        pollfd { fd: wake.map_or(-1, |w| w.fd), events: libc::POLLIN, revents: 0 },
+        pollfd { fd: WAKE0.load(Ordering::Acquire), events: libc::POLLIN, revents: 0 },
+    ];
+    let limit = limit.map(sys::timespec);
+    let limit_at = limit.as_ref().map_or(std::ptr::null(), |l| l as *const libc::timespec);
+    // SAFETY: three entries and a time-out on this frame; no signal mask.
+    let n = unsafe { real::ppoll(entries.as_mut_ptr(), 3, limit_at, std::ptr::null()) };
+    if n < 0 {
+        return if sys::errno() == libc::EINTR { Woke::Signal } else { Woke::Look };
+    }
+    let [tcp, own, zero] = entries;
+    if own.revents != 0
+        && let Some(wake) = wake
+    {
+        wake.drain();
+    }
+    if zero.revents != 0 {
+        wake::rouse_all();
+    }
+    if tcp.revents != 0 && conn.slot.current() {
+        anchor::note(conn, tcp.revents as u32 & 0xffff);
+        if tcp.revents & libc::POLLOUT != 0 {
+            send::pump(conn);
+        }
+    }
+    if n == 0 { Woke::TimedOut } else { Woke::Look }
+}
+
+/// What a writer without room waits for on the anchor: room in the kernel while bytes are owed to it, else the peer's end
+/// (unless that is known already: poll would return at once, for ever).
+pub fn out_events(conn: &Conn) -> c_short {
+    if send::owes(conn) {
+        return libc::POLLOUT;
+    }
+    let known = conn.slot.anchor.load(Ordering::Acquire) & libc::POLLRDHUP as u32 != 0;
+    if known { 0 } else { libc::POLLRDHUP }
+}
+
+/// Spins on the one word that the other end will store: no lock, no call.
+fn spin_for(conn: &Conn, way: Way) -> bool {
+    match way {
+        Way::In => {
+            let delivered = conn.slot.delivered();
+            spin(|| receive::produced(conn) > delivered)
+        }
+        Way::Out => {
+            let before = conn.out.load(Word::Consumed);
+            spin(|| conn.out.load(Word::Consumed) != before)
+        }
+    }
+}
+
+/// Spinning is worth its while for about what a sleep and a wake cost.
+const SPIN_NS: u64 = 40_000;
+const LOOKS_A_CLOCK: u32 = 32;
+/// How well spinning did of late: above zero it is tried, below now and then.
+static CREDIT: AtomicI32 = AtomicI32::new(8);
+static SKIPPED: AtomicU32 = AtomicU32::new(0);
+const MOST_CREDIT: i32 = 16;
+
+/// True as soon as `ready` is; false when spinning was not tried or did not help.
+pub fn spin(ready: impl Fn() -> bool) -> bool {
+    if processors() < 2 {
+        return false;
+    }
+    if CREDIT.load(Ordering::Relaxed) <= 0 && SKIPPED.fetch_add(1, Ordering::Relaxed) % 64 != 63 {
+        return false;
+    }
+    let end = sys::now_ns() + SPIN_NS;
+    loop {
+        for _ in 0..LOOKS_A_CLOCK {
+            if ready() {
+                let credit = CREDIT.load(Ordering::Relaxed);
+                CREDIT.store((credit + 2).clamp(1, MOST_CREDIT), Ordering::Relaxed);
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if sys::now_ns() >= end {
+            let credit = CREDIT.load(Ordering::Relaxed);
+            CREDIT.store((credit - 1).max(-1), Ordering::Relaxed);
+            return false;
+        }
+    }
+}
+
+/// Processors this process may run on, asked once.
+fn processors() -> u32 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let known = COUNT.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    // SAFETY: an all-zero set is valid, and has the stated size.
+    let count = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) != 0 { 1 } else { libc::CPU_COUNT(&set) }
+    };
+    COUNT.store(count.max(1) as u32, Ordering::Relaxed);
+    count.max(1) as u32
+}

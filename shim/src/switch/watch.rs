@@ -1,0 +1,339 @@
+//! poll and select over connections that have companions.
+//!
+//! The application's entries are copied; a switched connection's copy asks the kernel only for what the kernel can say of
+//! its anchor, and what it answers is put together with the ring's side. Where nothing is ready the thread names itself
+//! at every switched connection, looks again, and sleeps in one ppoll over the copies, its own wake and wake 0.
+
+use std::sync::atomic::Ordering;
+
+use libc::{c_int, c_short, c_ulong, fd_set, nfds_t, pollfd, sigset_t};
+
+use super::sleep::{self, Stood, Way, stand, step_down};
+use super::{Conn, ready, receive, send};
+use crate::fd_table::{self, Entry};
+use crate::outcome::Outcome;
+use crate::provider::local::WAKE0;
+use crate::slot::{self, SlotRef, Stage, THROUGH_SWITCH};
+use crate::wake::{self, Wake};
+use crate::{epoll, meet, real, sys};
+
+/// Where no wake can be had: so long at most, then look.
+const TIMED_NS: u64 = 5_000_000;
+const LOW: u32 = 0xffff;
+
+/// # Safety
+/// `count` entries; `mask` is null or a signal set.
+pub unsafe fn poll(entries: *mut pollfd, count: usize, limit: Option<u64>, mask: *const sigset_t) -> Outcome<c_int> {
+    meet::collect();
+    if entries.is_null() || count > fd_table::CAPACITY {
+        return Outcome::Bypass;
+    }
+    // SAFETY: by the caller.
+    let entries = unsafe { std::slice::from_raw_parts_mut(entries, count) };
+    match watch(entries, limit, mask) {
+        Ok(n) => Outcome::Done(n),
+        Err(errno) => Outcome::Fail(errno),
+    }
+}
+
+/// # Safety
+/// The sets are null or hold what select(2) says; `mask` is null or a signal set.
+pub unsafe fn select(
+    count: c_int,
+    sets: [*mut fd_set; 3],
+    limit: Option<u64>,
+    mask: *const sigset_t,
+) -> Outcome<c_int> {
+    const ASKED: [c_short; 3] = [libc::POLLIN, libc::POLLOUT, libc::POLLPRI];
+    // What the kernel counts for each set (fs/select.c).
+    const TOLD: [c_short; 3] = [
+        libc::POLLIN | libc::POLLRDNORM | libc::POLLRDBAND | libc::POLLHUP | libc::POLLERR,
+        libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND | libc::POLLERR,
+        libc::POLLPRI,
+    ];
+    meet::collect();
+    let Ok(size) = usize::try_from(count) else { return Outcome::Bypass };
+    let mut entries = Vec::new();
+    for fd in 0..size {
+        let mut events = 0;
+        for (set, asked) in sets.iter().zip(ASKED) {
+            // SAFETY: by the caller, the set holds `count` bits.
+            if unsafe { bit(*set, fd) } {
+                events |= asked;
+            }
+        }
+        if events != 0 {
+            entries.push(pollfd { fd: fd as c_int, events, revents: 0 });
+        }
+    }
+    if let Err(errno) = watch(&mut entries, limit, mask) {
+        return Outcome::Fail(errno);
+    }
+    if entries.iter().any(|entry| entry.revents & libc::POLLNVAL != 0) {
+        return Outcome::Fail(libc::EBADF);
+    }
+    let mut found = 0;
+    for (set, (asked, told)) in sets.iter().zip(ASKED.into_iter().zip(TOLD)) {
+        for entry in entries.iter().filter(|entry| entry.events & asked != 0) {
+            let ready = entry.revents & told != 0;
+            found += c_int::from(ready);
+            // SAFETY: as above.
+            unsafe { put_bit(*set, entry.fd as usize, ready) };
+        }
+    }
+    Outcome::Done(found)
+}
+
+/// # Safety
+/// Null, or a set that holds the bit.
+unsafe fn bit(set: *const fd_set, fd: usize) -> bool {
+    let (word, shift) = (fd / c_ulong::BITS as usize, fd % c_ulong::BITS as usize);
+    // SAFETY: by the caller.
+    !set.is_null() && unsafe { *set.cast::<c_ulong>().add(word) } >> shift & 1 != 0
+}
+
+/// # Safety
+/// As [`bit`].
+unsafe fn put_bit(set: *mut fd_set, fd: usize, value: bool) {
+    let (word, shift) = (fd / c_ulong::BITS as usize, fd % c_ulong::BITS as usize);
+    if !set.is_null() {
+        // SAFETY: by the caller.
+        let place = unsafe { &mut *set.cast::<c_ulong>().add(word) };
+        *place = *place & !(1 << shift) | c_ulong::from(value) << shift;
+    }
+}
+
+/// What stands behind one of the application's entries.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// The kernel's answer is the application's.
+    Kernel,
+    /// A TCP connection that is counted: nobody may switch it over while this thread is inside the kernel's poll.
+    Counted(SlotRef),
+    /// With the events that the application wants.
+    Switched(Conn, u32),
+    /// An epoll set with adopted entries: its outer one is watched.
+    Set,
+    Hidden,
+}
+
+struct Round {
+    kinds: Vec<Kind>,
+    /// The copies, and room for two more.
+    copies: Vec<pollfd>,
+}
+
+fn watch(entries: &mut [pollfd], limit: Option<u64>, mask: *const sigset_t) -> Result<c_int, c_int> {
+    let until = limit.map(|ns| sys::now_ns().saturating_add(ns));
+    let mut spun = false;
+    loop {
+        let round = Round::begin(entries);
+        if !round.any_of_ours() {
+            let left = until.map(|until| until.saturating_sub(sys::now_ns()));
+            return round.by_kernel(entries, left, mask);
+        }
+        let mut round = round;
+        let found = round.look(entries, mask)?;
+        if found > 0 {
+            return Ok(found);
+        }
+        let left = until.map(|until| until.saturating_sub(sys::now_ns()));
+        if left == Some(0) {
+            return Ok(0);
+        }
+        if !spun {
+            spun = true;
+            if round.spin() {
+                continue;
+            }
+        }
+        round.rest(left, mask)?;
+    }
+}
+
+impl Round {
+    fn begin(entries: &[pollfd]) -> Round {
+        let mut round =
+            Round { kinds: Vec::with_capacity(entries.len()), copies: Vec::with_capacity(entries.len() + 2) };
+        for entry in entries {
+            let kind = kind(entry);
+            let copy = match kind {
+                Kind::Kernel | Kind::Counted(_) => pollfd { revents: 0, ..*entry },
+                Kind::Switched(conn, wanted) => {
+                    let events = ready::anchor_events(&conn, wanted);
+                    pollfd { fd: entry.fd, events: events as c_short, revents: 0 }
+                }
+                Kind::Set => {
+                    let outer = epoll::outer_of(entry.fd).unwrap_or(entry.fd);
+                    pollfd { fd: outer, events: entry.events, revents: 0 }
+                }
+                Kind::Hidden => pollfd { fd: -1, events: 0, revents: 0 },
+            };
+            round.kinds.push(kind);
+            round.copies.push(copy);
+        }
+        round
+    }
+
+    fn any_of_ours(&self) -> bool {
+        self.kinds.iter().any(|kind| !matches!(kind, Kind::Kernel | Kind::Counted(_)))
+    }
+
+    fn counted(&self) -> impl Iterator<Item = SlotRef> {
+        self.kinds.iter().filter_map(|kind| if let Kind::Counted(slot) = kind { Some(*slot) } else { None })
+    }
+
+    /// Nothing is switched: the application's own call, counted.
+    fn by_kernel(&self, entries: &mut [pollfd], left: Option<u64>, mask: *const sigset_t) -> Result<c_int, c_int> {
+        self.enter_kernel();
+        let moved = self.counted().any(ready::switched);
+        // A direction that moved meanwhile is looked at anew by a round that returns at once.
+        let n = if moved { 0 } else { real_poll(entries, left, mask) };
+        self.leave_kernel();
+        if moved {
+            return watch(entries, left, mask);
+        }
+        if n < 0 { Err(sys::errno()) } else { Ok(n) }
+    }
+
+    fn enter_kernel(&self) {
+        self.counted().for_each(|slot| {
+            slot.kernel_reads.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+
+    fn leave_kernel(&self) {
+        self.counted().filter(SlotRef::current).for_each(|slot| {
+            slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+
+    /// Asks the kernel about the copies and puts the answers together; returns how many entries have events.
+    fn look(&mut self, entries: &mut [pollfd], mask: *const sigset_t) -> Result<c_int, c_int> {
+        let n = real_poll(&mut self.copies, Some(0), mask);
+        if n < 0 {
+            return Err(sys::errno());
+        }
+        let mut found = 0;
+        for ((entry, copy), kind) in entries.iter_mut().zip(&self.copies).zip(&self.kinds) {
+            let kernel = u32::from(copy.revents.cast_unsigned());
+            entry.revents = match kind {
+                Kind::Kernel | Kind::Counted(_) => copy.revents,
+                Kind::Hidden => libc::POLLNVAL,
+                Kind::Switched(..) if kernel & libc::POLLNVAL as u32 != 0 => libc::POLLNVAL,
+                Kind::Switched(conn, wanted) => (ready::events(conn, kernel, *wanted) & LOW) as c_short,
+                Kind::Set => epoll::readable(entry.fd, entry.events),
+            };
+            found += c_int::from(entry.revents != 0);
+        }
+        Ok(found)
+    }
+
+    fn switched(&self) -> impl Iterator<Item = (&Conn, u32)> {
+        self.kinds
+            .iter()
+            .filter_map(|kind| if let Kind::Switched(conn, wanted) = kind { Some((conn, *wanted)) } else { None })
+    }
+
+    /// The application's epoll sets among the entries, by what is watched in their place.
+    fn sets(&self) -> impl Iterator<Item = c_int> {
+        let pairs = self.kinds.iter().zip(&self.copies);
+        pairs.filter_map(|(kind, copy)| matches!(kind, Kind::Set).then_some(copy.fd))
+    }
+
+    /// Spins while only rings are waited for in vain: the kernel's descriptors are looked at when it ends.
+    fn spin(&self) -> bool {
+        let marks: Vec<_> = self.switched().map(|(conn, _)| (*conn, conn.slot.delivered())).collect();
+        !marks.is_empty() && sleep::spin(|| marks.iter().any(|(conn, delivered)| receive::produced(conn) > *delivered))
+    }
+
+    fn rest(&mut self, left: Option<u64>, mask: *const sigset_t) -> Result<(), c_int> {
+        let wake = Wake::take();
+        let mut stood: Vec<(Conn, Way, Stood)> = Vec::new();
+        if let Some(wake) = wake {
+            for (conn, wanted) in self.switched() {
+                let slot = conn.slot;
+                if wanted & ready::IN != 0 && slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
+                    stood.push((*conn, Way::In, stand(conn, Way::In, wake)));
+                }
+                if wanted & ready::OUT != 0 && slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
+                    stood.push((*conn, Way::Out, stand(conn, Way::Out, wake)));
+                }
+            }
+            wake.fall_asleep();
+        }
+        let bound = stood.iter().fold(left, |bound, (_, _, stood)| stood.bound(bound));
+        let bound = if wake.is_some() { bound } else { Some(left.unwrap_or(u64::MAX).min(TIMED_NS)) };
+        self.refresh_copies();
+        self.enter_kernel();
+        self.sets().for_each(epoll::fall_asleep_on);
+        let stirs = self.stirs();
+        let bound = if stirs { Some(0) } else { bound };
+        let own = self.copies.len();
+        self.copies.push(pollfd { fd: wake.map_or(-1, |w| w.fd), events: libc::POLLIN, revents: 0 });
+        self.copies.push(pollfd { fd: WAKE0.load(Ordering::Acquire), events: libc::POLLIN, revents: 0 });
+        let n = real_poll(&mut self.copies, bound, mask);
+        let errno = sys::errno();
+        self.sets().for_each(epoll::get_up_from);
+        self.leave_kernel();
+        if let Some(wake) = wake {
+            wake.wake_up();
+            if self.copies.get(own).is_some_and(|copy| copy.revents != 0) {
+                wake.drain();
+            }
+            for (conn, way, stood) in stood {
+                if conn.slot.current() {
+                    step_down(&conn, way, wake, stood);
+                }
+            }
+            wake.put_back();
+        }
+        if self.copies.get(own + 1).is_some_and(|copy| copy.revents != 0) {
+            wake::rouse_all();
+        }
+        if n < 0 { Err(errno) } else { Ok(()) }
+    }
+
+    /// What the anchors are asked changes with the directions' states: bytes may be owed to the kernel by now.
+    fn refresh_copies(&mut self) {
+        for (kind, copy) in self.kinds.iter().zip(&mut self.copies) {
+            if let Kind::Switched(conn, wanted) = kind {
+                copy.events = ready::anchor_events(conn, *wanted) as c_short;
+            }
+        }
+    }
+
+    /// The second look, after the names are there: a ring has moved, or a connection has been switched over.
+    fn stirs(&self) -> bool {
+        self.counted().any(ready::switched)
+            || self.switched().any(|(conn, wanted)| {
+                wanted & ready::IN != 0 && receive::readable(conn, false, receive::low_water(conn.slot, conn.fd))
+                    || wanted & ready::OUT != 0 && send::could_write(conn)
+            })
+            || self.sets().any(epoll::any_ready)
+    }
+}
+
+fn kind(entry: &pollfd) -> Kind {
+    let fd = entry.fd;
+    match fd_table::life(fd) {
+        Entry::Hidden => Kind::Hidden,
+        Entry::Epoll(_) if epoll::outer_of(fd).is_some() => Kind::Set,
+        Entry::Socket(index) => match slot::at(index) {
+            Some(slot) if slot.stage() == Stage::Attached && ready::switched(slot) => {
+                let wanted = u32::from(entry.events.cast_unsigned());
+                Conn::of(slot, fd).map_or(Kind::Kernel, |conn| Kind::Switched(conn, wanted))
+            }
+            Some(slot) => Kind::Counted(slot),
+            None => Kind::Kernel,
+        },
+        _ => Kind::Kernel,
+    }
+}
+
+fn real_poll(entries: &mut [pollfd], limit: Option<u64>, mask: *const sigset_t) -> c_int {
+    let time = limit.map(sys::timespec);
+    let time_at = time.as_ref().map_or(std::ptr::null(), |t| t as *const libc::timespec);
+    // SAFETY: the entries, a time on this frame, the caller's mask.
+    unsafe { real::ppoll(entries.as_mut_ptr(), entries.len() as nfds_t, time_at, mask) }
+}

@@ -1,0 +1,169 @@
+//! Wakes: eventfds that belong to whoever sleeps (a thread, or an epoll set that is being waited on), none to a
+//! connection. A wake has a number in the family's board; the peer learns number and descriptor when first needed.
+//!
+//! The rule that keeps a wake from being lost: a sleeper names itself in the direction's word, makes its board entry odd,
+//! puts a full fence, looks again, and only then sleeps; a waker stores, puts a full fence, and looks at the word.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
+
+use crate::debug::{self, Fault};
+use crate::family::{self, WAKES};
+use crate::provider::local::{WAKE0, signal};
+use crate::{hidden, real, sys};
+
+/// Wake number -> this process's descriptor + 1; 0 where the wake is not ours.
+static MINE: [AtomicI32; WAKES] = [const { AtomicI32::new(0) }; WAKES];
+/// Ours and in nobody's use: one bit a wake.
+static FREE: [AtomicU64; WAKES / 64] = [const { AtomicU64::new(0) }; WAKES / 64];
+
+/// A wake in use by one sleeper. Not `Drop`: [`Wake::put_back`] says when it is free again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wake {
+    pub id: u32,
+    pub fd: RawFd,
+    pub bind: u32,
+}
+
+impl Wake {
+    /// A wake for the caller alone; `None` when there is none to be had (the caller then must not sleep untimed).
+    pub fn take() -> Option<Wake> {
+        for (at, word) in FREE.iter().enumerate() {
+            let mut seen = word.load(Ordering::Relaxed);
+            while seen != 0 {
+                let bit = seen.trailing_zeros();
+                match word.compare_exchange_weak(seen, seen & !(1 << bit), Ordering::Acquire, Ordering::Relaxed) {
+                    Ok(_) => return Wake::of(at as u32 * 64 + bit),
+                    Err(now) => seen = now,
+                }
+            }
+        }
+        Wake::make()
+    }
+
+    fn of(id: u32) -> Option<Wake> {
+        let fd = MINE.get(id as usize)?.load(Ordering::Acquire) - 1;
+        let bind = family::existing()?.board.entry(id)?.bind.load(Ordering::Relaxed);
+        (fd >= 0).then_some(Wake { id, fd, bind })
+    }
+
+    #[cold]
+    fn make() -> Option<Wake> {
+        if debug::fault(Fault::Wake) {
+            return None;
+        }
+        let family = family::get()?;
+        let me = sys::pid();
+        let id = family
+            .shared
+            .wake_owner
+            .iter()
+            .position(|owner| owner.compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed).is_ok())?;
+        let Some(fd) = eventfd() else {
+            if let Some(owner) = family.shared.wake_owner.get(id) {
+                owner.store(0, Ordering::Release);
+            }
+            return None;
+        };
+        family.board.entry(id as u32)?.bind.fetch_add(1, Ordering::AcqRel);
+        if let Some(mine) = MINE.get(id) {
+            mine.store(fd + 1, Ordering::Release);
+        }
+        Wake::of(id as u32)
+    }
+
+    pub fn put_back(self) {
+        if let Some(word) = FREE.get(self.id as usize / 64) {
+            word.fetch_or(1 << (self.id % 64), Ordering::Release);
+        }
+    }
+
+    /// From here on a waker will signal; the caller looks once more at everything before it sleeps.
+    pub fn fall_asleep(self) {
+        if let Some(sleep) = sleep_word(self.id) {
+            sleep.fetch_or(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    pub fn wake_up(self) {
+        if let Some(sleep) = sleep_word(self.id) {
+            // Read-modify-write: the threads that sleep on one epoll set share its wake.
+            let _ = sleep.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some((now | 1).wrapping_add(1)));
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Takes back what was signalled, so that the next sleep is not ended by it.
+    pub fn drain(self) {
+        drain(self.fd);
+    }
+}
+
+fn sleep_word(id: u32) -> Option<&'static AtomicU32> {
+    Some(&family::existing()?.board.entry(id)?.sleep)
+}
+
+/// Wakes a sleeper of this process (or tells a sibling's, as far as it is known here).
+pub fn rouse(id: u32) {
+    let asleep = sleep_word(id).is_some_and(|sleep| sleep.load(Ordering::Acquire) & 1 != 0);
+    let fd = MINE.get(id as usize).map_or(0, |fd| fd.load(Ordering::Acquire)) - 1;
+    if asleep && fd >= 0 {
+        signal(fd);
+    }
+}
+
+/// Somebody rang wake 0, not knowing which of us to wake: everybody who sleeps looks.
+pub fn rouse_all() {
+    if let fd @ 0.. = WAKE0.load(Ordering::Acquire) {
+        drain(fd);
+    }
+    for id in 0..WAKES as u32 {
+        if MINE.get(id as usize).is_some_and(|fd| fd.load(Ordering::Relaxed) != 0) {
+            rouse(id);
+        }
+    }
+}
+
+/// Wake 0, made at the first need. `None`: no companions in this process.
+pub fn wake0() -> Option<RawFd> {
+    let known = WAKE0.load(Ordering::Acquire);
+    if known >= 0 {
+        return Some(known);
+    }
+    let fresh = eventfd()?;
+    match WAKE0.compare_exchange(-1, fresh, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Some(fresh),
+        Err(first) => {
+            hidden::close(fresh);
+            Some(first)
+        }
+    }
+}
+
+fn eventfd() -> Option<RawFd> {
+    // SAFETY: a new descriptor of ours.
+    let fd = hidden::with_room(|_| unsafe { real::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) });
+    if fd < 0 { None } else { hidden::hide(fd) }
+}
+
+fn drain(fd: RawFd) {
+    let mut count = 0u64;
+    // SAFETY: eight bytes into this frame; the descriptor does not block.
+    unsafe { real::read(fd, (&raw mut count).cast(), 8) };
+}
+
+/// A forked child owns no wake: the parent's descriptors are inherited, but a signal on them is the parent's.
+pub fn after_fork_in_child() {
+    for (at, mine) in MINE.iter().enumerate() {
+        if let fd @ 1.. = mine.swap(0, Ordering::Relaxed) {
+            hidden::close(fd - 1);
+        }
+        if let Some(word) = FREE.get(at / 64) {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+    if let fd @ 0.. = WAKE0.swap(-1, Ordering::Relaxed) {
+        hidden::close(fd);
+    }
+}
