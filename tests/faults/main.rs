@@ -1,0 +1,6 @@
+//! Death, idleness and cost: a killed peer, a killed policyd, silence, and what a program pays that has no use for Tandem.
+
+mod death;
+mod idle;
+mod library;
+mod pass_through;

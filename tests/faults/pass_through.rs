@@ -1,0 +1,161 @@
+//! What a program pays whose descriptors are none of Tandem's business: instructions by callgrind, system calls by strace.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use tandem_tests::artifacts::native_only;
+use tandem_tests::process::which;
+use tandem_tests::programs::program;
+use tandem_tests::{End, Launch, Policyd, Proof, Scratch};
+
+/// 64-byte echoes without Tandem, for as long as the test lasts.
+fn native_echo() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            thread::spawn(move || {
+                let _ = stream.set_nodelay(true);
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                    if stream.write_all(&bytes[..count]).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+struct Case {
+    kind: &'static str,
+    place: String,
+}
+
+fn cases(scratch: &Scratch) -> [Case; 3] {
+    let file = scratch.write("data", b"").display().to_string();
+    [
+        Case { kind: "pipe", place: "-".into() },
+        Case { kind: "file", place: file },
+        Case { kind: "tcp", place: native_echo().to_string() },
+    ]
+}
+
+/// Instructions of `pairs` write/read pairs, start-up included.
+fn instructions(case: &Case, pairs: u64, policyd: Option<&Policyd>, scratch: &Scratch) -> u64 {
+    let out = scratch.file("callgrind.out");
+    let launch = Launch::new("callgrind", which("valgrind").expect("valgrind is installed"))
+        .args(["--tool=callgrind", "--trace-children=no", "-q"])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(program("passthrough"))
+        .args([case.kind, &pairs.to_string(), &case.place]);
+    let outcome = launch.preload(policyd).run(scratch, Duration::from_secs(300));
+    assert_eq!(outcome.end, End::Exit(0), "{}:\n{outcome}", case.kind);
+    let text = std::fs::read_to_string(&out).expect("callgrind's file");
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")));
+    total.and_then(|text| text.split(' ').next()?.parse().ok()).expect("a total in callgrind's file")
+}
+
+/// At most 2 % more instructions over 10^6 pairs, start-up left out. Natively each pair costs the same, so a tenth of them
+/// tells; under the preload all are run: what a connection pays until its peer is known to be absent counts too.
+#[test]
+fn pass_through_instructions() {
+    const TEST: &str = "pass_through_instructions";
+    const PAIRS: u64 = 1_000_000;
+    if which("valgrind").is_none() {
+        return println!("{TEST}: NOT RUN: valgrind is not installed");
+    }
+    let mut proof = Proof::new(TEST);
+    let policyd = Policyd::start();
+    let scratch = Scratch::new();
+    let mut failures = Vec::new();
+    for case in cases(&scratch) {
+        let cost = |pairs: u64, policyd: Option<&Policyd>| {
+            instructions(&case, pairs, policyd, &scratch) - instructions(&case, 0, policyd, &scratch)
+        };
+        let native = 10 * cost(PAIRS / 10, None);
+        let preloaded = if native_only() { 10 * cost(PAIRS / 10, None) } else { cost(PAIRS, policyd.as_ref()) };
+        let percent = (preloaded as f64 / native as f64 - 1.0) * 100.0;
+        let text = format!(
+            "{}: {native} instructions natively, {preloaded} preloaded: {percent:+.2} % ({PAIRS} pairs)",
+            case.kind
+        );
+        if percent > 2.0 {
+            failures.push(text.clone());
+        }
+        proof.fact(text);
+    }
+    if let Some(policyd) = &policyd {
+        let status = policyd.status();
+        assert!(status.carried == 0 && status.tx_companion == 0, "carried? {}", status.whole);
+    }
+    assert!(failures.is_empty(), "more than 2 % more: {failures:#?}");
+    proof.print();
+}
+
+/// Calls by name, as `strace -c` counts them.
+fn system_calls(case: &Case, pairs: u64, policyd: Option<&Policyd>, scratch: &Scratch) -> BTreeMap<String, i64> {
+    let out = scratch.file("strace.out");
+    let mut launch = Launch::new("strace", which("strace").expect("strace is installed"))
+        .args(["-f", "-c", "-U", "calls,name", "-o"])
+        .arg(&out);
+    // strace itself is not preloaded.
+    for (name, value) in policyd.into_iter().flat_map(Policyd::preload_environment) {
+        launch = launch.arg("-E").arg(format!("{name}={}", Path::new(&value).display()));
+    }
+    let launch = launch.arg(program("passthrough")).args([case.kind, &pairs.to_string(), &case.place]);
+    let outcome = launch.run(scratch, Duration::from_secs(120));
+    assert_eq!(outcome.end, End::Exit(0), "{}:\n{outcome}", case.kind);
+    let text = std::fs::read_to_string(&out).expect("strace's file");
+    let mut calls = BTreeMap::new();
+    for line in text.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if let [count, name] = words[..]
+            && let Ok(count) = count.parse::<i64>()
+            && name != "total"
+        {
+            calls.insert(name.to_owned(), count);
+        }
+    }
+    assert!(!calls.is_empty(), "nothing understood in {text}");
+    calls
+}
+
+/// Not one system call more, except what start-up needs and, once a connection, its meet: twice the pairs, and the difference
+/// must be the program's own calls.
+#[test]
+fn pass_through_system_calls() {
+    const TEST: &str = "pass_through_system_calls";
+    const PAIRS: u64 = 10_000;
+    if which("strace").is_none() {
+        return println!("{TEST}: NOT RUN: strace is not installed");
+    }
+    let mut proof = Proof::new(TEST);
+    let policyd = Policyd::start();
+    let scratch = Scratch::new();
+    for case in cases(&scratch) {
+        let growth = |policyd: Option<&Policyd>| {
+            let (once, twice) =
+                (system_calls(&case, PAIRS, policyd, &scratch), system_calls(&case, 2 * PAIRS, policyd, &scratch));
+            let mut growth: BTreeMap<String, i64> = twice;
+            for (name, count) in once {
+                *growth.entry(name).or_default() -= count;
+            }
+            // What the C library and a meet do may come a little earlier or later.
+            growth.retain(|_, count| count.abs() > 3);
+            growth
+        };
+        let (native, preloaded) = (growth(None), growth(policyd.as_ref()));
+        assert_eq!(native, preloaded, "{}: the calls of {PAIRS} pairs, natively (left) and preloaded", case.kind);
+        let start_up: i64 = system_calls(&case, 10, policyd.as_ref(), &scratch).values().sum::<i64>()
+            - system_calls(&case, 10, None, &scratch).values().sum::<i64>();
+        proof.fact(format!("{}: {PAIRS} pairs make {native:?} both ways; start-up {start_up} calls more", case.kind));
+        assert!(start_up < 200 || native_only(), "{}: start-up makes {start_up} calls more", case.kind);
+    }
+    proof.print();
+}

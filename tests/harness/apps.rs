@@ -1,0 +1,112 @@
+//! A real server and its real clients, all four ways: what the body observes must be the same each way.
+
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::artifacts::native_only;
+use crate::policyd::Policyd;
+use crate::process::{Launch, Outcome, Running, Scratch};
+use crate::proof::Proof;
+use crate::ways::Way;
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// One way's surroundings.
+pub struct Field {
+    pub way: Way,
+    pub port: u16,
+    pub scratch: Scratch,
+    pub policyd: Option<Policyd>,
+}
+
+impl Field {
+    /// Starts the server, preloaded if this way says so, and waits until it accepts.
+    #[track_caller]
+    pub fn serve(&self, launch: Launch) -> Running {
+        let debug = self.way.debug();
+        let mut server = launch
+            .preload(self.way.for_server(&self.policyd))
+            .debug(debug.as_deref().filter(|_| self.way.server()))
+            .spawn(&self.scratch);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(!server.ended(), "{:?}: the server ended at once:\n{}", self.way, server.wait(Duration::ZERO));
+            assert!(Instant::now() < deadline, "{:?}: the server does not accept", self.way);
+            thread::sleep(Duration::from_millis(5));
+        }
+        server
+    }
+
+    /// A client, preloaded if this way says so, ready to start.
+    pub fn client(&self, launch: Launch) -> Launch {
+        let debug = self.way.debug();
+        launch.preload(self.way.for_client(&self.policyd)).debug(debug.as_deref().filter(|_| self.way.client()))
+    }
+
+    /// Runs a client to its end.
+    #[track_caller]
+    pub fn ask(&self, launch: Launch, seconds: u64) -> Outcome {
+        self.client(launch).run(&self.scratch, Duration::from_secs(seconds))
+    }
+
+    /// Asks the server to end, as an administrator does; how it did.
+    pub fn stop(&self, mut server: Running, signal: i32) -> String {
+        server.signal(signal);
+        let outcome = server.wait(Duration::from_secs(10));
+        format!("server ended {:?}", outcome.end)
+    }
+
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, seconds: u64, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !done() {
+            assert!(Instant::now() < deadline, "{:?}: {what} did not come within {seconds} s", self.way);
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Runs `body` each way; each way's observations must be those of the native one, and the registry must bear witness.
+#[track_caller]
+pub fn each_way(test: &str, ways: &[Way], body: impl Fn(&Field) -> Vec<String>) {
+    let mut native = Vec::new();
+    let mut proof = Proof::new(test);
+    for &way in ways {
+        let policyd = if way == Way::Neither { None } else { Policyd::start() };
+        let field = Field { way, port: free_port(), scratch: Scratch::new(), policyd };
+        let started = Instant::now();
+        let seen = body(&field);
+        let took = started.elapsed().as_secs_f32();
+        if way == Way::Neither {
+            native = seen;
+            continue;
+        }
+        assert_eq!(native, seen, "{test}, {way:?}: not as natively (left)");
+        let Some(policyd) = field.policyd.as_ref().filter(|_| !native_only()) else {
+            proof.fact(format!("{way:?}: {} observations as natively", seen.len()));
+            continue;
+        };
+        let status = policyd.status();
+        if way.both() {
+            assert!(
+                status.carried > 0 && status.tx_companion > 0,
+                "{test}, {way:?}: nothing was carried: {}",
+                status.whole
+            );
+        } else {
+            assert!(status.carried == 0 && status.tx_companion == 0, "{test}, {way:?}: carried? {}", status.whole);
+        }
+        proof.fact(format!(
+            "{way:?}: {} observations as natively in {took:.1} s; {} of {} ends carried, {} bytes sent by companion",
+            seen.len(),
+            status.carried,
+            status.connections,
+            status.tx_companion
+        ));
+    }
+    proof.print();
+}

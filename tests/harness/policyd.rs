@@ -1,0 +1,206 @@
+//! A policyd of the test's own, with its own socket; and what its registry says.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::artifacts::{artifacts, native_only};
+use crate::namespace::Namespace;
+use crate::process::{Launch, Running, Scratch};
+
+pub struct Policyd {
+    socket: PathBuf,
+    folder: Scratch,
+    process: Option<Running>,
+    starts: u32,
+}
+
+/// One row of `tandem ss`: the end of a connection.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub pid: u32,
+    pub local: String,
+    pub remote: String,
+    pub provider: String,
+    pub reason: Option<String>,
+    pub tx_tcp: u64,
+    pub rx_tcp: u64,
+    pub tx_companion: u64,
+    pub rx_companion: u64,
+}
+
+/// `tandem status`: totals that outlive connections and processes.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    pub connections: u64,
+    pub carried: u64,
+    pub tx_companion: u64,
+    pub rx_companion: u64,
+    pub fail_backs: u64,
+    pub whole: Value,
+}
+
+impl Policyd {
+    /// Starts one and waits until it answers; `None` in native mode.
+    pub fn start() -> Option<Self> {
+        Self::start_in(None)
+    }
+
+    pub fn start_in(namespace: Option<&Namespace>) -> Option<Self> {
+        if native_only() {
+            return None;
+        }
+        let folder = Scratch::new();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("chmod of the scratch directory");
+        let socket = folder.file("policyd.sock");
+        let mut policyd = Self { socket, folder, process: None, starts: 0 };
+        policyd.launch(namespace);
+        Some(policyd)
+    }
+
+    /// A new daemon on the same socket, after `kill`.
+    pub fn start_again(&mut self) {
+        self.launch(None);
+    }
+
+    fn launch(&mut self, namespace: Option<&Namespace>) {
+        self.process = None;
+        self.starts += 1;
+        let launch = Launch::new(&format!("policyd{}", self.starts), &artifacts().daemon).in_namespace(namespace);
+        self.process = Some(launch.arg("--socket").arg(&self.socket).spawn(&self.folder));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while UnixStream::connect(self.control_socket()).is_err() {
+            let running = self.process.as_mut().expect("just started");
+            assert!(!running.ended(), "policyd ended at once:\n{}", running.wait(Duration::ZERO));
+            assert!(Instant::now() < deadline, "policyd does not answer on {:?}", self.control_socket());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn process(&self) -> &Running {
+        self.process.as_ref().expect("policyd runs")
+    }
+
+    /// kill -9; the socket files stay, as after a crash.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    pub fn stop(&self) {
+        self.process().signal(libc::SIGSTOP);
+        self.process().wait_state('T');
+    }
+
+    pub fn resume(&self) {
+        self.process().signal(libc::SIGCONT);
+    }
+
+    pub fn resident_kb(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process().pid())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.trim().trim_end_matches(" kB").trim().parse().unwrap_or(0)
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    fn control_socket(&self) -> PathBuf {
+        let mut name = self.socket.clone().into_os_string();
+        name.push(".control");
+        name.into()
+    }
+
+    pub fn preload_environment(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut environment =
+            vec![("LD_PRELOAD", artifacts().library.clone()), ("TANDEM_POLICYD", self.socket.clone())];
+        // For finding faults: every preloaded process logs, by number, into this folder.
+        if let Some(folder) = std::env::var_os("TANDEM_TESTS_LOG") {
+            environment.push(("TANDEM_LOG", PathBuf::from(format!("trace={}/%p.log", Path::new(&folder).display()))));
+        }
+        environment
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Result<Value, String> {
+        let mut command = Command::new(&artifacts().command);
+        command.args(arguments).env("TANDEM_POLICYD", &self.socket).env_remove("LD_PRELOAD").stdin(Stdio::null());
+        let output = command.output().map_err(|e| format!("tandem {arguments:?}: {e}"))?;
+        if !output.status.success() {
+            return Err(format!("tandem {arguments:?}: {} {}", output.status, String::from_utf8_lossy(&output.stderr)));
+        }
+        serde_json::from_slice(&output.stdout)
+            .map_err(|e| format!("tandem {arguments:?}: {e}: {}", String::from_utf8_lossy(&output.stdout)))
+    }
+
+    #[track_caller]
+    pub fn rows(&self) -> Vec<Row> {
+        let answer = self.ask(&["ss", "--json"]).unwrap_or_else(|e| panic!("{e}"));
+        let rows = answer.as_array().unwrap_or_else(|| panic!("tandem ss --json is no array: {answer}"));
+        rows.iter().map(Row::from_json).collect()
+    }
+
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        let whole = self.ask(&["status", "--json"]).unwrap_or_else(|e| panic!("{e}"));
+        let number = |name: &str| {
+            let value = whole.get(name).or_else(|| whole.get("totals").and_then(|totals| totals.get(name)));
+            value.and_then(Value::as_u64).unwrap_or_else(|| panic!("no {name} in tandem status --json: {whole}"))
+        };
+        Status {
+            connections: number("connections"),
+            carried: number("carried"),
+            tx_companion: number("tx_companion"),
+            rx_companion: number("rx_companion"),
+            fail_backs: number("fail_backs"),
+            whole: whole.clone(),
+        }
+    }
+
+    /// Rows of ends that have sent and received by a companion.
+    pub fn carried_ends(&self) -> usize {
+        self.rows().iter().filter(|row| row.tx_companion > 0 && row.rx_companion > 0).count()
+    }
+
+    /// Waits until at least `ends` ends have carried both ways; whether they did.
+    pub fn wait_carried(&self, ends: usize, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while self.carried_ends() < ends {
+            if Instant::now() > deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+}
+
+impl Row {
+    fn from_json(value: &Value) -> Self {
+        let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+        let number = |name: &str| {
+            value
+                .get(name)
+                .and_then(Value::as_u64)
+                .unwrap_or_else(|| panic!("no number {name} in a row of tandem ss --json: {value}"))
+        };
+        let required =
+            |name: &str| text(name).unwrap_or_else(|| panic!("no {name} in a row of tandem ss --json: {value}"));
+        Self {
+            pid: number("pid") as u32,
+            local: required("local"),
+            remote: required("remote"),
+            provider: required("provider"),
+            reason: text("reason"),
+            tx_tcp: number("tx_tcp"),
+            rx_tcp: number("rx_tcp"),
+            tx_companion: number("tx_companion"),
+            rx_companion: number("rx_companion"),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The C test programs, compiled once per change of their sources.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+
+use crate::artifacts::target;
+
+pub fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
+}
+
+/// The compiled program of `programs/NAME.c`.
+#[track_caller]
+pub fn program(name: &str) -> PathBuf {
+    static BUILT: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
+    let built = BUILT.get_or_init(Default::default);
+    let mut built = built.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    built.entry(name.to_owned()).or_insert_with(|| compile(name)).clone()
+}
+
+fn compile(name: &str) -> PathBuf {
+    let folder = target().join("test-programs");
+    fs::create_dir_all(&folder).expect("directory for test programs");
+    let source = sources().join(format!("{name}.c"));
+    let binary = folder.join(name);
+    let age = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
+    let newest = age(&source).max(age(&sources().join("common.h")));
+    assert!(newest.is_some(), "no source {source:?}");
+    if age(&binary) > newest {
+        return binary;
+    }
+    // Another test binary may compile the same program now: make it aside, then rename.
+    let aside = folder.join(format!("{name}.{}", std::process::id()));
+    let output = Command::new("cc")
+        .args([
+            "-std=gnu17",
+            "-O1",
+            "-g",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-unused-function",
+            "-Wno-unused-variable",
+        ])
+        .args(["-Wno-unused-parameter", "-Wno-unused-result", "-Wno-stringop-truncation", "-pthread", "-o"])
+        .arg(&aside)
+        .arg(&source)
+        .output()
+        .expect("cc runs (scripts/setup installs gcc)");
+    assert!(output.status.success(), "cc {source:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(&aside, &binary).expect("placing the compiled program");
+    binary
+}

@@ -1,0 +1,6 @@
+//! The hard cases, a named test a row: the same program natively and preloaded, every way, the complete outcome compared.
+
+mod bytes_and_order;
+mod limits;
+mod meeting;
+mod readiness_and_signals;

@@ -1,0 +1,39 @@
+//! Readiness and signals.
+
+use crate::bytes_and_order::rows;
+use tandem_tests::{Carried, Pair};
+
+rows! {
+    /// Handlers with SA_RESTART, without, with SO_RCVTIMEO, both kinds in one process, by signal(), sigset, siginterrupt.
+    a_signal_under_a_blocking_receive => |pair| pair("signals").passes("0,w").limit(60).failing_back(&[]);
+    a_restarting_signal_under_a_blocking_send => |pair| {
+        pair("send_signals").argument("restart").passes("0,w").failing_back(&[])
+    };
+    an_interrupting_signal_under_a_blocking_send => |pair| {
+        pair("send_signals").argument("interrupt").passes("0,w").failing_back(&[])
+    };
+    a_signal_under_a_partly_done_send => |pair| {
+        pair("send_signals").argument("partial").passes("0,w").failing_back(&[])
+    };
+    stopped_and_continued_with_no_handler => |pair| pair("stopped").passes("0,3,w");
+    epoll_sets_nested_deep => |pair| pair("nested").passes("0,3,w");
+    /// 64 threads on one set.
+    one_of_many_epoll_waiters_wakes_by_edge => |pair| pair("one_wakes").argument("edge").passes("0,w").failing_back(&[]);
+    one_of_many_epoll_waiters_wakes_by_oneshot => |pair| {
+        pair("one_wakes").argument("oneshot").passes("0,w").failing_back(&[])
+    };
+    one_of_many_blocked_readers_wakes => |pair| pair("one_wakes").argument("recv").passes("0,w").failing_back(&[]);
+    two_hundred_blocked_threads_one_message => |pair| pair("two_hundred").passes("w").failing_back(&[]);
+    /// An idle writable anchor under a full ring.
+    a_full_socket_sleeps_in_epoll_for_output => |pair| pair("full_epollout").passes("0,3,w");
+    fin_while_bytes_are_unread => |pair| pair("fin_unread").passes("0,2,3,4,w");
+    /// By a forked process that has no switch.
+    a_shared_epoll_set_never_gives_foreign_data => |pair| {
+        pair("shared_set").passes("0,w").carried(Carried::Perhaps)
+    };
+    epoll_exclusive_oneshot_edges_and_errors => |pair| pair("epoll_modes").passes("0,w").failing_back(&[]);
+    epoll_edges_over_the_switch_over => |pair| {
+        pair("epoll_modes").argument("tolerant").passes("1,2,3,4,6,w").failing_back(&[5, 20])
+    };
+    select_near_its_limit_and_poll_with_doubles => |pair| pair("polls").passes("0,3,w");
+}

@@ -1,0 +1,36 @@
+/* Pairs of write and read with some work between, over a pipe, a file, or a TCP connection whose peer has no Tandem (a
+ * forked child without the preload's doing: the harness's own native `echo` server).
+ *   passthrough pipe|file|tcp PAIRS PATH-or-PORT */
+#include "common.h"
+
+int main(int argc, char **argv)
+{
+    long pairs = atol(argv[2]);
+    int ends[2];
+    if (!strcmp(argv[1], "pipe")) need(pipe(ends));
+    if (!strcmp(argv[1], "file")) {
+        ends[0] = need(open(argv[3], O_RDONLY | O_CLOEXEC));
+        ends[1] = need(open(argv[3], O_WRONLY | O_CLOEXEC));
+    }
+    if (!strcmp(argv[1], "tcp")) {
+        ends[0] = ends[1] = need(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(atoi(argv[3])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+        need(connect(ends[0], (void *)&at, sizeof at));
+        no_delay(ends[0]);
+    }
+    uint8_t out[64], in[64];
+    uint32_t sum = 1;
+    for (long i = 0; i < pairs; i++) {
+        for (int b = 0; b < 64; b++) out[b] = sum = sum * 1664525 + 1013904223 + b; /* a small program's own work */
+        if (write(ends[1], out, sizeof out) != sizeof out) die("write %s", errno_name());
+        size_t done = 0;
+        while (done < sizeof in) {
+            ssize_t n = read(ends[0], in + done, sizeof in - done);
+            if (n <= 0) die("read %zd %s", n, errno_name());
+            done += n;
+        }
+        for (int b = 0; b < 64; b++) sum ^= (uint32_t)in[b] << (b & 15);
+    }
+    printf("%u\n", sum);
+    return 0;
+}
