@@ -13,7 +13,7 @@
 
 use std::cell::UnsafeCell;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use tandem_protocol::Reason;
 
@@ -385,13 +385,17 @@ impl SlotRef {
         let (Some(marks), Some(by)) = (SETS.get(self.index as usize), REGISTERED.get(self.index as usize)) else {
             return false;
         };
-        if self.sets().next().is_some() {
+        let known = self.sets().any(|known| known == set);
+        let entered = known
+            || marks.iter().any(|free| free.compare_exchange(0, mark, Ordering::SeqCst, Ordering::Relaxed).is_ok());
+        // Counted after the mark is there: of two threads that enter two sets at once one at least sees both.
+        fence(Ordering::SeqCst);
+        if known || !entered || self.sets().nth(1).is_some() {
             self.raise(flag::REGISTERED_TWICE);
         } else {
             by.store(fd, Ordering::Relaxed);
         }
-        self.sets().any(|known| known == set)
-            || marks.iter().any(|free| free.compare_exchange(0, mark, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+        entered
     }
 
     pub fn leave_set(&self, set: u32) {

@@ -89,15 +89,46 @@ fn no_policyd_at_all() {
     torture.pair(|_| ());
 }
 
+/// kill -9 of the client in the middle of everything, again and again: the server sees ends that are early at most, and
+/// never a wrong byte or a wait that does not end.
+#[test]
+fn peer_killed_again_and_again() {
+    let mut torture = Torture::new("peer_killed_again_and_again", 8).extra("--peer-may-die");
+    let (mut server, port) = torture.server();
+    let (connections, mut first, mut kills) = (torture.connections, 0u64, 0u64);
+    let deadline = Instant::now() + crate::LIMIT;
+    // Each client takes the connections from where the one before it may have come to.
+    while first < connections && Instant::now() < deadline {
+        torture.connections = (connections - first).min(connections / 20);
+        let from = first.to_string();
+        let mut client = torture.start("client", &["client", &port, "--first", &from, "--without-stop"]);
+        let end = Instant::now() + Duration::from_millis(150 + 50 * (kills % 8));
+        while !client.ended() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if !client.ended() {
+            client.signal(libc::SIGKILL);
+            kills += 1;
+        }
+        client.wait(Duration::from_secs(2));
+        first += torture.connections;
+    }
+    torture.connections = 0;
+    let last = torture.start("client", &["client", &port]).wait(Duration::from_secs(10));
+    torture.right("client", &last);
+    torture.right("server", &server.wait(Duration::from_secs(60)));
+    torture.connections = connections;
+    torture.witness(connections / 10, 0);
+    println!("the client was killed {kills} times");
+    assert!(kills > 5 || native_only(), "only {kills} kills");
+}
+
 macro_rules! refused_resources {
     ($($name:ident => $fault:literal;)*) => {$(
         /// The resource is refused to both processes: plain TCP, or (for what is needed only later) still right.
         #[test]
         fn $name() {
             let mut torture = Torture::new(stringify!($name), 1).debug(concat!("fault=", $fault));
-            if $fault == "epoll" {
-                torture = torture.with_epoll();
-            }
             torture.connections = 100;
             torture.pair(|_| ());
             torture.witness(0, 0);

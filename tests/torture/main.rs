@@ -43,9 +43,7 @@ impl Torture {
             debug: None,
             seed: (seed() ^ name) & 0xffff_ffff,
             connections: CONNECTIONS * share / 100,
-            // Several threads with an epoll set each on one connection: a wake is lost there now and then (a known limit of the
-            // switch). What one epoll set a connection does is in `parity` and `apps`.
-            extra: vec!["--without-epoll"],
+            extra: Vec::new(),
         };
         println!("{test}: seed {}", torture.seed);
         torture
@@ -53,12 +51,6 @@ impl Torture {
 
     fn debug(mut self, switches: &str) -> Self {
         self.debug = Some(format!("{switches},seed={}", self.seed));
-        self
-    }
-
-    /// Epoll among the waits, too.
-    fn with_epoll(mut self) -> Self {
-        self.extra.clear();
         self
     }
 

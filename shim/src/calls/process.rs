@@ -17,8 +17,10 @@ pub fn fork(real: unsafe fn() -> pid_t) -> Outcome<pid_t> {
     if let Some(pending) = pending {
         pending.fetch_add(1, Ordering::AcqRel);
     }
+    let sets = epoll::before_fork();
     // SAFETY: no arguments.
     let child = unsafe { real() };
+    drop(sets);
     if child == 0 {
         after_fork_in_child();
         return Outcome::Done(0);
@@ -210,8 +212,10 @@ pub unsafe fn forkpty(
     settings: *const c_void,
     size: *const c_void,
 ) -> Outcome<pid_t> {
+    let sets = epoll::before_fork();
     // SAFETY: the application's own call.
     let child = unsafe { real::forkpty(terminal, name, settings, size) };
+    drop(sets);
     if child == 0 {
         after_fork_in_child();
         // The terminal stands on 0, 1 and 2 now.
@@ -224,8 +228,10 @@ pub unsafe fn forkpty(
 
 pub fn daemon(keep_directory: c_int, keep_streams: c_int) -> Outcome<c_int> {
     // It forks inside libc, and the parent is gone when it returns.
+    let sets = epoll::before_fork();
     // SAFETY: numbers only.
     let outcome = Outcome::of(unsafe { real::daemon(keep_directory, keep_streams) });
+    drop(sets);
     if sys::is_vfork_child() {
         after_fork_in_child();
         if keep_streams == 0 {

@@ -12,5 +12,7 @@ mod collect;
 mod set;
 mod wait;
 
-pub use set::{Hold, adopt, after_fork_in_child, before_exec, closed, control, create, duplicate, forget, hold, rouse};
+pub use set::{
+    Hold, adopt, after_fork_in_child, before_exec, before_fork, closed, control, create, duplicate, forget, hold, rouse,
+};
 pub use wait::{any_ready, fall_asleep_on, get_up_from, outer_of, readable, wait};

@@ -179,13 +179,14 @@ pub fn closed(index: u32, fd: RawFd) {
         entry.conn.slot.leave_set(index);
         unwatch(&entry.conn);
     }
+    // Only the entries' share: whoever holds the set (see `Hold`) takes its own away later, from the record's next set maybe.
+    set.adopted.fetch_sub(inner.adopted.len() as u32, Ordering::SeqCst);
     if let Some(wake) = inner.wake.take() {
         wake.put_back();
     }
     *inner = Inner::default();
     hidden::close(set.outer.swap(-1, Ordering::AcqRel));
     set.wake_id.store(0, Ordering::Release);
-    set.adopted.store(0, Ordering::Release);
     set.native.store(false, Ordering::Release);
     drop(inner);
     set.descriptors.store(0, Ordering::Release);
@@ -673,6 +674,11 @@ impl Set {
     }
 }
 
+/// Held over fork(), so that the child's copies are whole: no thread is in the middle of changing one.
+pub fn before_fork() -> Vec<Guard<'static>> {
+    all().filter_map(Set::lock).collect()
+}
+
 /// The outer epolls and wakes are the parent's: the child makes its own at its first wait.
 pub fn after_fork_in_child() {
     for set in all() {
@@ -682,6 +688,8 @@ pub fn after_fork_in_child() {
         set.wake_id.store(0, Ordering::Relaxed);
         if let Some(mut inner) = set.lock() {
             inner.wake = None;
+            // Without the holds of threads that do not exist here.
+            set.adopted.store(inner.adopted.len() as u32, Ordering::Relaxed);
         }
         hidden::close(set.outer.swap(-1, Ordering::AcqRel));
     }

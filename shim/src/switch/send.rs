@@ -57,7 +57,11 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
             slot.raise(flag::NO_SPACE);
             return give_in(source.sent(), libc::EAGAIN);
         }
-        let patience = patience.get_or_insert_with(|| Patience::of(anchor::time_limit(fd, libc::SO_SNDTIMEO)));
+        let Some(patience) = &mut patience else {
+            // One more look, as one that is about to sleep.
+            patience = Some(Patience::of(anchor::time_limit(fd, libc::SO_SNDTIMEO)));
+            continue;
+        };
         match sleep::wait(&conn, Way::Out, patience) {
             Woke::Look => {}
             Woke::TimedOut => return give_in(source.sent(), libc::EAGAIN),
@@ -242,11 +246,13 @@ pub fn pump(conn: &Conn) -> bool {
     if !conn.slot.current() {
         return false;
     }
-    match advance(conn, &mut side, false, false) {
-        None => writable(conn, &mut side),
-        Some(Step::Fail(_)) => true,
-        Some(_) => false,
-    }
+    let moved = match advance(conn, &mut side, false, false) {
+        None if writable(conn, &mut side) => return true,
+        // Whoever asks will wait now. A reader that has said its last word dies unnoticed, but for the kernel's RST.
+        None => advance(conn, &mut side, true, false),
+        moved => moved,
+    };
+    matches!(moved, Some(Step::Fail(_)))
 }
 
 /// As TCP says POLLOUT: a third of what it absorbs is free.

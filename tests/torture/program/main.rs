@@ -5,7 +5,7 @@
 //!
 //! Options: --connections N, --seed S, --parallel P (the client's), --seconds T (stop starting connections then),
 //! --first I (index of the first connection), --peer-may-die (a connection may end early, never wrongly), --large,
-//! --without-epoll.
+//! --without-stop (the server goes on when this client is done).
 //! Exit 0 when all was right; 1 with a line for each wrong connection; 3 when one hangs. The seed is always printed.
 
 mod connection;
@@ -39,6 +39,7 @@ pub struct Options {
     first: u64,
     peer_may_die: bool,
     large: bool,
+    stop: bool,
 }
 
 #[derive(Default)]
@@ -99,7 +100,6 @@ fn options(arguments: &[String]) -> Options {
         )
     };
     let flag = |name: &str| arguments.iter().any(|argument| argument == name);
-    plan::EPOLL.store(!flag("--without-epoll"), std::sync::atomic::Ordering::Relaxed);
     Options {
         connections: value("--connections").unwrap_or(1000),
         seed: value("--seed").unwrap_or(1),
@@ -108,6 +108,7 @@ fn options(arguments: &[String]) -> Options {
         first: value("--first").unwrap_or(0),
         peer_may_die: flag("--peer-may-die"),
         large: flag("--large"),
+        stop: !flag("--without-stop"),
     }
 }
 
@@ -172,8 +173,10 @@ fn drive(port: u16, options: &Arc<Options>, tally: &Arc<Tally>) {
     for worker in workers {
         worker.join().expect("worker");
     }
-    let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
-    connection::greet(&stream, STOP).expect("greeting");
+    if options.stop {
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        connection::greet(&stream, STOP).expect("greeting");
+    }
 }
 
 fn run(stream: TcpStream, end: End, index: u64, options: &Options, tally: &Tally) {

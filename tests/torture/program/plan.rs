@@ -1,7 +1,5 @@
 //! What one connection does: all of it follows from the seed and the connection's index, at both ends alike.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 /// splitmix64
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
@@ -133,12 +131,8 @@ impl Direction {
     }
 }
 
-/// Cleared by `--without-epoll`: all waits are then by poll and select.
-pub static EPOLL: AtomicBool = AtomicBool::new(true);
-
 impl Wait {
     fn any(dice: &mut Dice) -> Self {
-        let kinds = if EPOLL.load(Ordering::Relaxed) { 4 } else { 2 };
-        [Self::Poll, Self::Select, Self::EpollLevel, Self::EpollEdge][dice.below(kinds) as usize]
+        [Self::Poll, Self::Select, Self::EpollLevel, Self::EpollEdge][dice.below(4) as usize]
     }
 }
