@@ -83,8 +83,6 @@ pub mod flag {
     pub const CONNECTING: u32 = 16384;
     /// The peer's half of the control words has been seen ready.
     pub const PEER_READY: u32 = 32768;
-    /// A send found no room: an edge is due when there is room again.
-    pub const NO_SPACE: u32 = 65536;
 }
 
 const HOLDERS: usize = 8;
@@ -105,6 +103,8 @@ pub struct Slot {
     pub recv_phase: AtomicU32,
     /// Moves on when a direction comes back to the kernel: whoever watches looks anew.
     pub turns: AtomicU32,
+    /// Sends that found no room: each is owed an edge when there is room again, in every set that waits for it.
+    pub no_space: AtomicU32,
     /// What the anchor last said: see `switch::anchor`.
     pub anchor: AtomicU32,
     pub anchor_tick: AtomicU64,
@@ -230,6 +230,7 @@ impl Slot {
             &self.send_phase,
             &self.recv_phase,
             &self.turns,
+            &self.no_space,
             &self.anchor,
             &self.pair,
             &self.conn,

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use libc::epoll_event;
 
 use super::set::{Adopted, Guard, Set, watch_room};
-use crate::slot::{THROUGH_SWITCH, flag};
+use crate::slot::THROUGH_SWITCH;
 use crate::stream::{Port, Word};
 use crate::switch::{Conn, ready, receive};
 
@@ -62,10 +62,16 @@ fn changed(entry: &Adopted) -> bool {
             || entry.hint
             || entry.conn.inward.load(Word::Produced) != entry.seen_produced
             || entry.behind && entry.conn.slot.delivered() != entry.seen_delivered
-            || entry.events & ready::OUT != 0 && entry.conn.out.load(Word::Consumed) != entry.seen_consumed
+            || entry.events & ready::OUT != 0 && out_changed(entry)
             || entry.conn.slot.turns.load(Ordering::Acquire) != entry.seen_turns
             || !ready::switched(entry.conn.slot))
         || entry.spent && entry.hint
+}
+
+/// There is more room, or a send found none since: then the peer has to be told who waits for it.
+fn out_changed(entry: &Adopted) -> bool {
+    entry.conn.out.load(Word::Consumed) != entry.seen_consumed
+        || entry.conn.slot.no_space.load(Ordering::Acquire) != entry.seen_no_space
 }
 
 /// Looks at one entry: its events, and whether they are to be reported now.
@@ -74,7 +80,8 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
     let produced = conn.inward.load(Word::Produced);
     let consumed = conn.out.load(Word::Consumed);
     let more_bytes = produced != entry.seen_produced;
-    let more_room = consumed != entry.seen_consumed && conn.slot.has(flag::NO_SPACE);
+    let no_space = conn.slot.no_space.load(Ordering::Acquire);
+    entry.edge_due |= std::mem::replace(&mut entry.seen_no_space, no_space) != no_space;
     (entry.seen_produced, entry.seen_consumed) = (produced, consumed);
     entry.seen_delivered = conn.slot.delivered();
     let turns = conn.slot.turns.load(Ordering::Acquire);
@@ -100,10 +107,7 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
         let came = came(entry, &conn, events, fresh || more_bytes || anew);
         let by_kernel = conn.slot.send_phase.load(Ordering::Acquire) != THROUGH_SWITCH;
         let edge_by_kernel = fresh && by_kernel && events & ready::OUT != 0;
-        let edge_out = more_room && events & ready::OUT != 0;
-        if edge_out {
-            conn.slot.lower(flag::NO_SPACE);
-        }
+        let edge_out = events & ready::OUT != 0 && std::mem::take(&mut entry.edge_due);
         events != 0 && (came || anew || edge_out || edge_by_kernel)
     };
     if report && entry.events & ONE_SHOT != 0 {

@@ -83,6 +83,9 @@ pub struct Adopted {
     pub seen_produced: u64,
     pub seen_consumed: u64,
     pub seen_delivered: u64,
+    pub seen_no_space: u32,
+    /// A send found no room, and no edge was reported since.
+    pub edge_due: bool,
     pub seen_turns: u32,
     /// There are bytes that cannot be read before others.
     pub behind: bool,
@@ -421,6 +424,8 @@ impl Set {
             seen_produced: 0,
             seen_consumed: 0,
             seen_delivered: 0,
+            seen_no_space: conn.slot.no_space.load(Ordering::Acquire),
+            edge_due: false,
             behind: false,
             seen_turns: 0,
             mark: 0,

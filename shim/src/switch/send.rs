@@ -38,6 +38,7 @@ enum Step {
 pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> Result<usize, i32> {
     meet::data_call(slot, fd);
     let mut patience: Option<Patience> = None;
+    let mut refused = false;
     let give_in = |sent: usize, errno: i32| if sent > 0 { Ok(sent) } else { Err(errno) };
     loop {
         let Some(conn) = through_switch(slot, fd) else {
@@ -54,8 +55,13 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
             Step::Full => {}
         }
         if flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(fd) {
-            slot.raise(flag::NO_SPACE);
-            return give_in(source.sent(), libc::EAGAIN);
+            if refused {
+                return give_in(source.sent(), libc::EAGAIN);
+            }
+            // Counted, then one more look: room that came in between would be nobody's edge.
+            refused = true;
+            slot.no_space.fetch_add(1, Ordering::SeqCst);
+            continue;
         }
         let Some(patience) = &mut patience else {
             // One more look, as one that is about to sleep.
