@@ -94,6 +94,10 @@ impl Wake {
         }
     }
 
+    pub fn sleeps(self) -> bool {
+        sleep_word(self.id).is_some_and(|sleep| sleep.load(Ordering::Relaxed) & 1 != 0)
+    }
+
     /// Takes back what was signalled, so that the next sleep is not ended by it.
     pub fn drain(self) {
         drain(self.fd);
@@ -104,7 +108,20 @@ fn sleep_word(id: u32) -> Option<&'static AtomicU32> {
     Some(&family::existing()?.board.entry(id)?.sleep)
 }
 
-/// Wakes a sleeper of this process (or tells a sibling's, as far as it is known here).
+/// This process can wake it.
+pub fn is_mine(id: u32) -> bool {
+    MINE.get(id as usize).is_some_and(|fd| fd.load(Ordering::Acquire) != 0)
+}
+
+/// The process that made it still lives.
+pub fn has_owner(id: u32) -> bool {
+    is_mine(id)
+        || family::existing()
+            .and_then(|family| family.shared.wake_owner.get(id as usize))
+            .is_some_and(|owner| sys::process_alive(owner.load(Ordering::Acquire)))
+}
+
+/// Wakes a sleeper of this process.
 pub fn rouse(id: u32) {
     let asleep = sleep_word(id).is_some_and(|sleep| sleep.load(Ordering::Acquire) & 1 != 0);
     let fd = MINE.get(id as usize).map_or(0, |fd| fd.load(Ordering::Acquire)) - 1;

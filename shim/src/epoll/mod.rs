@@ -15,4 +15,4 @@ mod wait;
 pub use set::{
     Hold, adopt, after_fork_in_child, before_exec, before_fork, closed, control, create, duplicate, forget, hold, rouse,
 };
-pub use wait::{any_ready, fall_asleep_on, get_up_from, outer_of, readable, wait};
+pub use wait::{any_ready, fall_asleep_on, outer_of, readable, wait};

@@ -9,8 +9,8 @@ use super::collect::{collect, stirred};
 use super::set::{self, Set, TAG_SET, TAG_WAKE, TAG_WAKE0};
 use crate::outcome::Outcome;
 use crate::slot::flag;
-use crate::switch::sleep::{self, Stood, Way};
-use crate::switch::{Conn, ready};
+use crate::switch::ready;
+use crate::switch::sleep::{self, Standing, Way};
 use crate::wake::Wake;
 use crate::{fd_table, meet, real, sys};
 
@@ -69,6 +69,10 @@ pub unsafe fn wait(
             continue;
         }
         if let Err(errno) = rest(set, left, mask) {
+            // What had woken this thread is another's now.
+            if set.sleepers.load(Ordering::SeqCst) > 0 {
+                set.rouse();
+            }
             return Outcome::Fail(errno);
         }
     }
@@ -127,39 +131,69 @@ fn rearm(set: &Set, epfd: RawFd) {
 }
 
 /// Sleeps on the outer epoll; what it says is noted for the next look.
-fn rest(set: &Set, left: Option<u64>, mask: *const sigset_t) -> Result<(), i32> {
-    let Some(inner) = set.lock() else { return Err(libc::EINTR) };
-    let Some(wake) = inner.wake else { return Ok(()) };
-    let stood = stand_shared(&inner, wake);
-    fall_asleep(set, wake);
-    let stirs = stirred(&inner);
-    drop(inner);
-    let bound = stood.iter().fold(left, |bound, (_, _, stood)| stood.bound(bound));
-    let result = take_news(set, if stirs { Some(0) } else { bound }, mask);
-    let last = get_up(set, wake);
-    if !stood.is_empty()
-        && let Some(mut inner) = set.lock()
-    {
-        // Others may have read, or left, what this set was not told of.
-        inner.adopted.iter_mut().filter(|entry| entry.conn.slot.has(flag::REGISTERED_TWICE)).for_each(|entry| {
-            entry.hint = true;
-        });
-    }
-    for (conn, way, stood) in stood.into_iter().filter(|(conn, ..)| last && conn.slot.current()) {
-        sleep::step_down(&conn, way, wake, stood);
-    }
+fn rest(set: &'static Set, left: Option<u64>, mask: *const sigset_t) -> Result<(), i32> {
+    let Some(asleep) = fall_asleep(set) else { return Ok(()) };
+    let stirs = set.lock().is_none_or(|inner| stirred(&inner));
+    let result = take_news(set, if stirs { Some(0) } else { asleep.bound(left) }, mask);
+    drop(asleep);
     result
 }
 
+/// A thread asleep on a set; dropped when it is awake, for whatever reason.
+pub struct Asleep {
+    set: &'static Set,
+    wake: Wake,
+    /// At connections that other sets watch too the set stands as a thread does, while it sleeps.
+    shared: Vec<Standing>,
+}
+
+impl Asleep {
+    pub fn bound(&self, left: Option<u64>) -> Option<u64> {
+        self.shared.iter().fold(left, |bound, standing| standing.bound(bound))
+    }
+}
+
+/// Several threads may sleep on one set: its board entry is odd while any does.
+fn fall_asleep(set: &'static Set) -> Option<Asleep> {
+    let inner = set.lock()?;
+    let wake = inner.wake?;
+    let shared = stand_shared(&inner, wake);
+    drop(inner);
+    set.sleepers.fetch_add(1, Ordering::SeqCst);
+    wake.fall_asleep();
+    Some(Asleep { set, wake, shared })
+}
+
+impl Drop for Asleep {
+    fn drop(&mut self) {
+        let last = self.set.sleepers.fetch_sub(1, Ordering::SeqCst) == 1;
+        self.wake.wake_up();
+        // The others' sleep must be woken anew: the waker counts a wake as given for one value of the word.
+        if !last || self.set.sleepers.load(Ordering::SeqCst) > 0 {
+            self.wake.fall_asleep();
+        }
+        if self.shared.is_empty() {
+            return;
+        }
+        self.shared.clear();
+        if let Some(mut inner) = self.set.lock() {
+            // Others may have read, or left, what this set was not told of.
+            inner.adopted.iter_mut().filter(|entry| entry.conn.slot.has(flag::REGISTERED_TWICE)).for_each(|entry| {
+                entry.hint = true;
+            });
+        }
+    }
+}
+
 /// Connections that other sets watch too: the set names itself there while it sleeps.
-fn stand_shared(inner: &set::Guard<'_>, wake: Wake) -> Vec<(Conn, Way, Stood)> {
+fn stand_shared(inner: &set::Guard<'_>, wake: Wake) -> Vec<Standing> {
     let shared = inner.adopted.iter().filter(|entry| entry.conn.slot.has(flag::REGISTERED_TWICE));
     shared
         .flat_map(|entry| {
             let ways = [(Way::In, ready::IN), (Way::Out, ready::OUT)];
             ways.into_iter().filter(|(_, events)| entry.events & events != 0).map(|(way, _)| (entry.conn, way))
         })
-        .map(|(conn, way)| (conn, way, sleep::stand(&conn, way, wake)))
+        .map(|(conn, way)| sleep::stand(&conn, way, wake))
         .collect()
 }
 
@@ -180,28 +214,6 @@ fn take_news(set: &Set, limit: Option<u64>, mask: *const sigset_t) -> Result<(),
         }
     }
     Ok(())
-}
-
-/// Several threads may sleep on one set: its board entry is odd while any does.
-fn fall_asleep(set: &Set, wake: Wake) {
-    set.sleepers.fetch_add(1, Ordering::SeqCst);
-    wake.fall_asleep();
-}
-
-/// True for the last one.
-fn get_up(set: &Set, wake: Wake) -> bool {
-    let last = set.sleepers.fetch_sub(1, Ordering::SeqCst) == 1;
-    if last {
-        wake.wake_up();
-        if set.sleepers.load(Ordering::SeqCst) > 0 {
-            wake.fall_asleep();
-        }
-    } else {
-        // The others' sleep must be woken anew: the waker counts a wake as given for one value of the word.
-        wake.wake_up();
-        wake.fall_asleep();
-    }
-    last
 }
 
 /// Whether libc has epoll_pwait2 (glibc 2.35); the kernel may lack it still, and then says ENOSYS.
@@ -264,19 +276,7 @@ pub fn outer_of(epfd: RawFd) -> Option<RawFd> {
     Some(set.outer.load(Ordering::Acquire))
 }
 
-/// A thread is about to sleep in poll on an outer epoll; it has woken.
-pub fn fall_asleep_on(outer: RawFd) {
-    if let Some(set) = set::by_outer(outer)
-        && let Some(wake) = set.lock().and_then(|inner| inner.wake)
-    {
-        fall_asleep(set, wake);
-    }
-}
-
-pub fn get_up_from(outer: RawFd) {
-    if let Some(set) = set::by_outer(outer)
-        && let Some(wake) = set.lock().and_then(|inner| inner.wake)
-    {
-        get_up(set, wake);
-    }
+/// A thread is about to sleep in poll on an outer epoll.
+pub fn fall_asleep_on(outer: RawFd) -> Option<Asleep> {
+    set::by_outer(outer).and_then(fall_asleep)
 }

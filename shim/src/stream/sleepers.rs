@@ -47,7 +47,11 @@ const THREADS: usize = 8;
 /// The private list of a direction's sleepers. Plain data, zero is empty; under the direction's lock.
 ///
 /// Sleeper: `add` and name, own `sleep` counter + 1 (odd), **full fence**, look again, unlock, sleep; woken: counter + 1 (even),
-/// lock, `remove` and name, **full fence**, look. Who unlocks and leaves bytes behind wakes `named()`.
+/// lock, `remove` and name, **full fence**, wakes all `others` if the direction has `moved` since they were last told, look.
+///
+/// So nobody sleeps past what it waits for, though only one is ever named: the waker finds a name that stood there at or after
+/// the sleeper's last look; whoever bears it gets up later than that, and tells the sleeper. And no two sleepers wake each
+/// other for ever, because a move is told once.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Sleepers {
@@ -57,24 +61,26 @@ pub struct Sleepers {
     set: u32,
     /// Threads that found no room.
     over: u32,
+    /// How far the direction had come when all were last told.
+    told: u64,
 }
 
 impl Sleepers {
-    /// A thread is about to sleep. False: no room, it must sleep by a timer (and still `remove` afterwards).
+    /// A thread is about to sleep. False: no room, it must sleep by a timer (`overflow`, and `remove` afterwards).
+    /// An id may stand there several times: threads that sleep on one epoll set share its wake.
     pub fn add(&mut self, id: u32) -> bool {
-        if self.threads.contains(&(id + 1)) {
-            return true;
-        }
         match self.threads.iter_mut().find(|entry| **entry == 0) {
             Some(entry) => {
                 *entry = id + 1;
                 true
             }
-            None => {
-                self.over += 1;
-                false
-            }
+            None => false,
         }
+    }
+
+    /// A thread that is not in the list sleeps by a timer.
+    pub fn overflow(&mut self) {
+        self.over += 1;
     }
 
     /// A thread is awake, for whatever reason. `added` is what `add` said.
@@ -107,6 +113,33 @@ impl Sleepers {
     pub fn named(&self) -> Option<u32> {
         let entry = if self.threads[0] != 0 { self.threads[0] } else { self.set };
         entry.checked_sub(1)
+    }
+
+    /// All who stand there, the set too.
+    pub fn all(&self) -> impl Iterator<Item = u32> {
+        self.threads.into_iter().chain([self.set]).filter_map(|entry| entry.checked_sub(1))
+    }
+
+    /// The watching set, if there is one, is such a one.
+    pub fn set_is(&self, such: impl Fn(u32) -> bool) -> bool {
+        self.set.checked_sub(1).is_none_or(such)
+    }
+
+    /// Whether the direction is elsewhere than when all were last told; then they are told now.
+    pub fn moved(&mut self, mark: u64) -> bool {
+        std::mem::replace(&mut self.told, mark) != mark
+    }
+
+    /// Strikes off those for whom `alive` is false.
+    pub fn retain(&mut self, alive: impl Fn(u32) -> bool) {
+        for id in self.threads.into_iter().filter_map(|entry| entry.checked_sub(1)) {
+            if !alive(id) {
+                self.remove(id, true);
+            }
+        }
+        if self.set.checked_sub(1).is_some_and(|id| !alive(id)) {
+            self.set = 0;
+        }
     }
 
     /// Says so in the shared word. The caller's full fence follows, then its look at the words.

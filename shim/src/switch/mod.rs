@@ -28,7 +28,7 @@ use tandem_protocol::registry::Provider;
 use crate::provider::local::{self, Pair};
 use crate::slot::{IN_KERNEL, RecvGuard, SendGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
 use crate::stream::{LocalPort, Port, RState, WState, Word, WriterEvent, WriterFacts};
-use crate::{debug, epoll, family, meet, signals};
+use crate::{debug, epoll, family, meet, signals, wake};
 
 /// What a direction absorbs by default before the writer must wait: about what kernel TCP's buffers do.
 const LIMIT: u64 = 4 << 20;
@@ -86,6 +86,14 @@ impl Conn {
         let named = port.load(word);
         if named != 0 {
             self.pair.wake((named - 1) as u32);
+        }
+    }
+
+    /// Wakes the sleeper of this process that the peer would wake for bytes.
+    fn rouse_reader(&self) {
+        let named = self.inward.load(Word::RSleep);
+        if named != 0 {
+            wake::rouse((named - 1) as u32);
         }
     }
 
@@ -290,6 +298,7 @@ fn back_to_kernel_sends(conn: &Conn, side: &mut SendGuard<'_>) {
     conn.slot.send_phase.store(IN_KERNEL, Ordering::SeqCst);
     conn.slot.turns.fetch_add(1, Ordering::SeqCst);
     refresh_row(conn.slot);
+    sleep::rouse_all(&side.sleepers);
     epoll::rouse(conn.slot);
 }
 

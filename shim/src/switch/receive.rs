@@ -219,7 +219,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
     };
     let outcome = match (side.reader.state(), outcome) {
         (RState::Plain, outcome) => {
-            settle_reads(conn);
+            settle_reads(conn, &side);
             if sink.taken == 0 { Step::Kernel } else { outcome }
         }
         (_, outcome) => outcome,
@@ -238,16 +238,17 @@ fn at_urgent_mark(conn: &Conn, side: &RecvGuard<'_>) -> bool {
 }
 
 /// The kernel has it all again.
-fn settle_reads(conn: &Conn) {
+fn settle_reads(conn: &Conn, side: &RecvGuard<'_>) {
     conn.slot.recv_phase.store(IN_KERNEL, Ordering::SeqCst);
     conn.slot.turns.fetch_add(1, Ordering::SeqCst);
     refresh_row(conn.slot);
     // What is left is on TCP, whose edge may have come while it was not the application's.
+    sleep::rouse_all(&side.sleepers);
     epoll::rouse(conn.slot);
 }
 
 /// Whoever leaves bytes behind while another sleeps wakes that other: two puts may have woken the same thread.
-pub fn pass_on(conn: &Conn, side: &RecvGuard<'_>) {
+fn pass_on(conn: &Conn, side: &RecvGuard<'_>) {
     if let Some(id) = side.sleepers.named()
         && side.reader.readable(&conn.inward)
     {
@@ -347,7 +348,7 @@ pub fn readable(conn: &Conn, tcp: bool, low: usize) -> bool {
     if tcp {
         side.reader.attend(&conn.inward, &mut Anchor::of(conn));
         if side.reader.state() == RState::Plain {
-            settle_reads(conn);
+            settle_reads(conn, &side);
             return anchor::look(conn) & libc::POLLIN as u32 != 0;
         }
     }

@@ -8,7 +8,7 @@ use super::sleep::{self, Patience, Way, Woke};
 use super::{Conn, back_to_kernel_sends, collect_places, count_fail_back};
 use crate::slot::{IN_KERNEL, SendGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
 use crate::stream::{LocalPort, Port, Pumped, WState, Word, Writer, WriterEvent, WriterFacts};
-use crate::{debug, family, meet, sys};
+use crate::{debug, epoll, family, meet, sys};
 
 /// Where a call's bytes come from.
 pub trait Source {
@@ -160,7 +160,9 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
         reader_silent: about_to_sleep && anchor::peer_half_closed(bits),
         ..WriterFacts::default()
     };
-    match side.writer.consider(&conn.out, &facts, |_| false) {
+    let event = side.writer.consider(&conn.out, &facts, |_| false);
+    let began = event == WriterEvent::FailBackBegan;
+    match event {
         WriterEvent::FailBackBegan => {
             count_fail_back();
             crate::log::debug(format_args!("slot {}: fails back ({facts:?})", slot.index));
@@ -172,11 +174,22 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
         WState::Ring => return None,
         WState::FailBack => match side.writer.pump(&conn.out, &mut Anchor::of(conn)) {
             Pumped::Done => {}
-            Pumped::Again => return Some(Step::Full),
+            Pumped::Again => {
+                if began {
+                    // Whoever sleeps has to wait for room in the kernel now, and to pump.
+                    sleep::rouse_all(&side.sleepers);
+                    conn.rouse_reader();
+                    epoll::rouse(slot);
+                }
+                return Some(Step::Full);
+            }
             // RST or EPIPE: the kernel's own call says it to the application in its own way.
             Pumped::Failed(_) => side.writer.abandon(),
         },
-        WState::Broken => return Some(Step::Fail(libc::ECONNRESET)),
+        WState::Broken => {
+            sleep::rouse_all(&side.sleepers);
+            return Some(Step::Fail(libc::ECONNRESET));
+        }
         WState::Tcp | WState::End => {}
     }
     back_to_kernel_sends(conn, side);

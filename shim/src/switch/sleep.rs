@@ -76,103 +76,142 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
             return Woke::Look;
         }
     }
-    let Some(wake) = Wake::take() else { return timed(conn, patience) };
-    let mut stood = stand(conn, way, wake);
-    wake.fall_asleep();
+    let Some(wake) = Borrowed::take() else { return timed(conn, patience) };
+    let standing = stand(conn, way, wake.0);
+    wake.0.fall_asleep();
     let woke = if now_ready(conn, way) {
         Woke::Look
     } else {
         // The kernel says readable only at the low-water mark, and knows nothing of the ring's share of it.
-        stood.alone &= !(way == Way::In && conn.slot.has(flag::LOW_WATER));
-        let limit = stood.bound(patience.left());
+        let low_water = way == Way::In && conn.slot.has(flag::LOW_WATER);
+        let own = patience.left();
+        let limit = standing.bound(if low_water { Some(own.unwrap_or(u64::MAX).min(LOOK_NS)) } else { own });
         let slept = if limit.is_none() && signals::mixed() {
-            restartably(conn, way, wake)
+            restartably(conn, way, wake.0)
         } else {
-            poll(conn, way, Some(wake), limit)
+            poll(conn, way, Some(wake.0), limit)
         };
-        if stood.is_bounded() { untimed(slept, patience) } else { slept }
+        if limit == own { slept } else { untimed(slept, patience) }
     };
-    wake.wake_up();
-    if conn.slot.current() {
-        step_down(conn, way, wake, stood);
-    }
-    wake.put_back();
+    wake.0.wake_up();
+    drop(standing);
+    drop(wake);
     judge(conn, woke, patience)
 }
 
-/// How a sleeper stands in a direction's list.
-#[derive(Clone, Copy)]
-pub struct Stood {
+/// A wake for one sleep: given back however that ends, by pthread_cancel too.
+pub struct Borrowed(pub Wake);
+
+impl Borrowed {
+    pub fn take() -> Option<Borrowed> {
+        Wake::take().map(Borrowed)
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if self.0.sleeps() {
+            self.0.wake_up();
+        }
+        self.0.put_back();
+    }
+}
+
+/// A sleeper's place in a direction's list; dropped when it is awake, for whatever reason. The next one is named then, and
+/// all others are told if the direction has moved.
+pub struct Standing {
+    conn: Conn,
+    way: Way,
+    wake: Wake,
     /// In the list: it will be named in its turn.
     added: bool,
-    /// Nobody else watches the direction.
-    alone: bool,
+    /// All others there are this process's, which can tell it.
+    among_own: bool,
 }
 
-/// Where several threads or sets watch one direction, each sleeps so long at most and looks again: who of them is woken, in
-/// which order, and who has read what the others were woken for, is then only a matter of time.
-const SHARED_NS: u64 = 50_000_000;
+/// Where another process stands in the list too, whom nobody here can wake: sleep so long at most, then look.
+const LOOK_NS: u64 = 50_000_000;
 
-impl Stood {
+impl Standing {
     /// How long at most, `left` being what is left of the call's own time.
-    pub fn bound(self, left: Option<u64>) -> Option<u64> {
-        match self {
-            Stood { added: true, alone: true } => left,
-            Stood { added: true, .. } => Some(left.unwrap_or(u64::MAX).min(SHARED_NS)),
-            Stood { added: false, .. } => Some(left.unwrap_or(u64::MAX).min(TIMED_NS)),
+    pub fn bound(&self, left: Option<u64>) -> Option<u64> {
+        match (self.added, self.among_own) {
+            (true, true) => left,
+            (true, false) => Some(left.unwrap_or(u64::MAX).min(LOOK_NS)),
+            (false, _) => Some(left.unwrap_or(u64::MAX).min(TIMED_NS)),
         }
-    }
-
-    pub fn is_bounded(self) -> bool {
-        !(self.added && self.alone)
     }
 }
 
-/// The sleeper names itself where the other end looks. Whoever stood there alone is told that it does no more.
-pub fn stand(conn: &Conn, way: Way, wake: Wake) -> Stood {
-    conn.pair.introduce(wake.id, wake.bind, wake.fd);
-    let join = |sleepers: &mut Sleepers, port: &LocalPort<'static>, word: Word| {
-        let before = sleepers.named().filter(|&id| id != wake.id);
-        let added = sleepers.add(wake.id);
-        sleepers.name(port, word);
-        if let Some(first) = before {
-            wake::rouse(first);
+impl Drop for Standing {
+    fn drop(&mut self) {
+        let Standing { conn, way, wake, added, .. } = self;
+        if !conn.slot.current() {
+            return;
         }
-        Stood { added, alone: before.is_none() && !conn.slot.has(flag::REGISTERED_TWICE) }
-    };
-    let nowhere = Stood { added: false, alone: false };
-    match way {
-        Way::In => {
-            conn.slot.recv_side().map_or(nowhere, |mut side| join(&mut side.sleepers, &conn.inward, Word::RSleep))
-        }
-        Way::Out => conn.slot.send_side().map_or(nowhere, |mut side| join(&mut side.sleepers, &conn.out, Word::WSleep)),
-    }
-}
-
-/// Awake, for whatever reason: the next sleeper is named, and woken if there is something for it.
-pub fn step_down(conn: &Conn, way: Way, wake: Wake, stood: Stood) {
-    match way {
-        Way::In => {
-            if let Ok(mut side) = conn.slot.recv_side() {
-                side.sleepers.remove(wake.id, stood.added);
-                side.sleepers.name(&conn.inward, Word::RSleep);
-                conn.inward.fence();
-                receive::pass_on(conn, &side);
+        match way {
+            Way::In => {
+                if let Ok(mut side) = conn.slot.recv_side() {
+                    side.sleepers.remove(wake.id, *added);
+                    side.sleepers.name(&conn.inward, Word::RSleep);
+                    conn.inward.fence();
+                    tell_others(&mut side.sleepers, receive::produced(conn), *wake);
+                }
             }
-        }
-        Way::Out => {
-            if let Ok(mut side) = conn.slot.send_side() {
-                side.sleepers.remove(wake.id, stood.added);
-                side.sleepers.name(&conn.out, Word::WSleep);
-                conn.out.fence();
-                if let Some(id) = side.sleepers.named()
-                    && side.writer.room(&conn.out) > 0
-                {
-                    wake::rouse(id);
+            Way::Out => {
+                if let Ok(mut side) = conn.slot.send_side() {
+                    side.sleepers.remove(wake.id, *added);
+                    side.sleepers.name(&conn.out, Word::WSleep);
+                    conn.out.fence();
+                    tell_others(&mut side.sleepers, conn.out.load(Word::Consumed), *wake);
                 }
             }
         }
     }
+}
+
+fn tell_others(sleepers: &mut Sleepers, mark: u64, wake: Wake) {
+    if sleepers.moved(mark) {
+        sleepers.all().filter(|&id| id != wake.id).for_each(wake::rouse);
+    }
+}
+
+/// A direction has changed hands: what its sleepers wait for on the anchor is another thing now.
+pub fn rouse_all(sleepers: &Sleepers) {
+    sleepers.all().for_each(wake::rouse);
+}
+
+/// The sleeper names itself where the other end looks.
+pub fn stand(conn: &Conn, way: Way, wake: Wake) -> Standing {
+    conn.pair.introduce(wake.id, wake.bind, wake.fd);
+    let (added, among_own) = match way {
+        Way::In => conn
+            .slot
+            .recv_side()
+            .map_or((false, false), |mut side| join(&mut side.sleepers, wake, &conn.inward, Word::RSleep)),
+        Way::Out => conn
+            .slot
+            .send_side()
+            .map_or((false, false), |mut side| join(&mut side.sleepers, wake, &conn.out, Word::WSleep)),
+    };
+    Standing { conn: *conn, way, wake, added, among_own }
+}
+
+fn join(sleepers: &mut Sleepers, wake: Wake, port: &LocalPort<'static>, word: Word) -> (bool, bool) {
+    if sleepers.is_empty() {
+        let added = sleepers.add(wake.id);
+        sleepers.name(port, word);
+        return (added, true);
+    }
+    sleepers.retain(wake::has_owner);
+    let among_own = sleepers.all().all(wake::is_mine);
+    // The set of another process stays named: nobody here could tell it.
+    let added = (among_own || sleepers.set_is(wake::is_mine)) && sleepers.add(wake.id);
+    if !added {
+        sleepers.overflow();
+    }
+    sleepers.name(port, word);
+    (added, among_own)
 }
 
 fn now_ready(conn: &Conn, way: Way) -> bool {

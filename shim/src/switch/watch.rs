@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 
 use libc::{c_int, c_short, c_ulong, fd_set, nfds_t, pollfd, sigset_t};
 
-use super::sleep::{self, Stood, Way, stand, step_down};
+use super::sleep::{self, Borrowed, Standing, Way, stand};
 use super::{Conn, ready, receive, send};
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::provider::local::WAKE0;
 use crate::slot::{self, SlotRef, Stage, THROUGH_SWITCH};
-use crate::wake::{self, Wake};
+use crate::wake;
 use crate::{epoll, meet, real, sys};
 
 /// Where no wake can be had: so long at most, then look.
@@ -248,46 +248,43 @@ impl Round {
     }
 
     fn rest(&mut self, left: Option<u64>, mask: *const sigset_t) -> Result<(), c_int> {
-        let wake = Wake::take();
-        let mut stood: Vec<(Conn, Way, Stood)> = Vec::new();
-        if let Some(wake) = wake {
+        let wake = Borrowed::take();
+        let mut standing: Vec<Standing> = Vec::new();
+        if let Some(Borrowed(wake)) = wake {
             for (conn, wanted) in self.switched() {
                 let slot = conn.slot;
                 if wanted & ready::IN != 0 && slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
-                    stood.push((*conn, Way::In, stand(conn, Way::In, wake)));
+                    standing.push(stand(conn, Way::In, wake));
                 }
                 if wanted & ready::OUT != 0 && slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
-                    stood.push((*conn, Way::Out, stand(conn, Way::Out, wake)));
+                    standing.push(stand(conn, Way::Out, wake));
                 }
             }
             wake.fall_asleep();
         }
-        let bound = stood.iter().fold(left, |bound, (_, _, stood)| stood.bound(bound));
+        let bound = standing.iter().fold(left, |bound, standing| standing.bound(bound));
         let bound = if wake.is_some() { bound } else { Some(left.unwrap_or(u64::MAX).min(TIMED_NS)) };
         self.refresh_copies();
         self.enter_kernel();
-        self.sets().for_each(epoll::fall_asleep_on);
-        let stirs = self.stirs();
-        let bound = if stirs { Some(0) } else { bound };
+        let asleep: Vec<_> = self.sets().filter_map(epoll::fall_asleep_on).collect();
+        let bound = asleep.iter().fold(bound, |bound, asleep| asleep.bound(bound));
+        let bound = if self.stirs() { Some(0) } else { bound };
         let own = self.copies.len();
-        self.copies.push(pollfd { fd: wake.map_or(-1, |w| w.fd), events: libc::POLLIN, revents: 0 });
+        let wake_fd = wake.as_ref().map_or(-1, |wake| wake.0.fd);
+        self.copies.push(pollfd { fd: wake_fd, events: libc::POLLIN, revents: 0 });
         self.copies.push(pollfd { fd: WAKE0.load(Ordering::Acquire), events: libc::POLLIN, revents: 0 });
         let n = real_poll(&mut self.copies, bound, mask);
         let errno = sys::errno();
-        self.sets().for_each(epoll::get_up_from);
+        drop(asleep);
         self.leave_kernel();
-        if let Some(wake) = wake {
+        if let Some(Borrowed(wake)) = wake {
             wake.wake_up();
             if self.copies.get(own).is_some_and(|copy| copy.revents != 0) {
                 wake.drain();
             }
-            for (conn, way, stood) in stood {
-                if conn.slot.current() {
-                    step_down(&conn, way, wake, stood);
-                }
-            }
-            wake.put_back();
         }
+        drop(standing);
+        drop(wake);
         if self.copies.get(own + 1).is_some_and(|copy| copy.revents != 0) {
             wake::rouse_all();
         }

@@ -24,7 +24,7 @@ fn first_come_is_named_first_and_the_set_last() {
     assert!(list.is_empty() && list.watch(Some(9)));
     assert_eq!(list.named(), Some(9));
     for id in [3, 0, 5] {
-        assert!(list.add(id) && list.add(id));
+        assert!(list.add(id));
     }
     assert_eq!(list.named(), Some(3));
     list.remove(0, true);
@@ -38,10 +38,31 @@ fn first_come_is_named_first_and_the_set_last() {
 }
 
 #[test]
+fn threads_of_one_set_stand_there_each_for_itself() {
+    let mut list = Sleepers::default();
+    assert!(list.add(4) && list.add(4) && list.add(7));
+    list.remove(4, true);
+    assert_eq!(list.all().collect::<Vec<_>>(), [4, 7]);
+    list.remove(4, true);
+    assert_eq!(list.named(), Some(7));
+}
+
+#[test]
+fn a_move_is_told_once_and_the_dead_are_struck_off() {
+    let mut list = Sleepers::default();
+    assert!(list.add(1) && list.add(2) && list.watch(Some(3)));
+    assert!(!list.moved(0) && list.moved(10) && !list.moved(10) && list.moved(11));
+    list.retain(|id| id == 2);
+    assert_eq!(list.all().collect::<Vec<_>>(), [2]);
+}
+
+#[test]
 fn the_ninth_sleeps_by_a_timer() {
     let mut list = Sleepers::default();
     assert!((0..8).all(|id| list.add(id)));
-    assert!(!list.add(8) && list.overflowed());
+    assert!(!list.add(8));
+    list.overflow();
+    assert!(list.overflowed());
     for id in 0..8 {
         list.remove(id, true);
     }
