@@ -173,11 +173,12 @@ fn unsure_of_signals(conn: &Conn) -> bool {
 }
 
 fn count_agrees(conn: &Conn, side: &RecvGuard<'_>) -> bool {
+    let ours = side.reader.kernel_offset(conn.slot.delivered());
+    let kernels = anchor::bytes_delivered(conn.fd);
+    // Looked at last: a FIN counts as a byte.
     if anchor::look(conn) & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32 != 0 {
         return false;
     }
-    let ours = side.reader.kernel_offset(conn.slot.delivered());
-    let kernels = anchor::bytes_delivered(conn.fd);
     let agrees = kernels == Some(ours);
     if !agrees {
         crate::log::info(format_args!("slot {}: received {ours}, the kernel says {kernels:?}", conn.slot.index));
