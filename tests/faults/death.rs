@@ -8,13 +8,13 @@ use tandem_tests::pair::ping_pong_carried;
 use tandem_tests::programs::program;
 use tandem_tests::{End, Launch, Page, Policyd, Proof, Scratch, Way};
 
-/// What was delivered, then the end, within 250 ms (50 are promised; this is a busy machine with two cores), ten times.
+/// What was delivered, then the end, within 50 ms, ten times; a busy machine may be late once.
 #[test]
 fn peer_killed_in_mid_transfer() {
     const TEST: &str = "peer_killed_in_mid_transfer";
     let mut proof = Proof::new(TEST);
     for way in Way::FOUR {
-        let (mut worst, mut whole) = (0, 0);
+        let (mut times, mut whole) = (Vec::new(), 0);
         let policyd = if way == Way::Neither { None } else { Policyd::start() };
         for round in 0..10 {
             let scratch = Scratch::new();
@@ -43,14 +43,20 @@ fn peer_killed_in_mid_transfer() {
             let (returned, read) = (page.word(2), page.word(0));
             assert!(read >= returned, "{way:?}, round {round}: {returned} bytes written, {read} read\n{outcome}");
             whole += read;
-            worst = worst.max(took.as_millis());
-            assert!(took < Duration::from_millis(250), "{way:?}, round {round}: the end came after {took:?}");
+            times.push(took);
         }
+        times.sort_unstable();
+        let (second, worst) = (times[times.len() - 2], times[times.len() - 1]);
+        let in_time = second < Duration::from_millis(50) && worst < Duration::from_millis(250);
+        assert!(in_time, "{way:?}: the end came after {times:?}");
         if let Some(policyd) = policyd.as_ref().filter(|_| way.both()) {
             let status = policyd.status();
             assert!(status.tx_companion > 100_000_000, "hardly anything was carried: {}", status.whole);
         }
-        proof.fact(format!("{way:?}: ten kills, {whole} bytes delivered right, the end within {worst} ms"));
+        proof.fact(format!(
+            "{way:?}: ten kills, {whole} bytes delivered right, the end within {} ms",
+            worst.as_millis()
+        ));
     }
     proof.print();
 }
