@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use libc::epoll_event;
 
-use super::set::{Adopted, Guard, Set, watch_room};
+use super::adopt::{Adopted, watch_room};
+use super::set::{Guard, Set};
 use crate::slot::THROUGH_SWITCH;
 use crate::stream::{Port, Word};
 use crate::switch::{Conn, ready, receive};

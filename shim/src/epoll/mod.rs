@@ -1,18 +1,26 @@
 //! epoll over connections that have companions.
 //!
-//! `set` is the record of one epoll set of the application: which of its entries are *adopted* (taken out of the kernel's
-//! set, because the kernel alone cannot answer for them) and how each stands; `wait` is epoll_wait. Nothing of ours ever
-//! enters the application's set: a wait collects from the adopted entries and from the kernel's set, and where both are
-//! quiet it sleeps on an *outer* epoll {the application's set, our wake, the adopted anchors}, all edge-triggered, one a
-//! process and set.
+//! Some entries of an epoll set of the application are *adopted*: taken out of the kernel's set, because the kernel alone
+//! cannot answer for them. Nothing of ours ever enters the application's set: a wait collects from the adopted entries and
+//! from the kernel's set, and where both are quiet it sleeps on an *outer* epoll {the application's set, our wake, the
+//! adopted anchors}, all edge-triggered, one a process and set.
+//!
+//! - `set`: the record of one set and the table of them; a set's making, descriptors and end, and fork
+//! - `control`: epoll_ctl, and the close of a registered socket
+//! - `adopt`: when entries may be adopted, adopting them and giving them back; whom the peer is to wake for them
+//! - `outer`: the outer epoll
+//! - `wait`: epoll_wait, and poll on a set; `collect`: what the adopted entries have to report
 //!
 //! Locks: a set's own lock may be held while a slot's is taken, never the other way round.
 
+mod adopt;
 mod collect;
+mod control;
+mod outer;
 mod set;
 mod wait;
 
-pub use set::{
-    Hold, adopt, after_fork_in_child, before_exec, before_fork, closed, control, create, duplicate, forget, hold, rouse,
-};
+pub use adopt::{Hold, adopt, before_exec, hold, rouse};
+pub use control::{control, forget};
+pub use set::{after_fork_in_child, before_fork, closed, create, duplicate};
 pub use wait::{any_ready, fall_asleep_on, outer_of, readable, wait};

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use libc::{c_int, c_short, epoll_event, sigset_t};
 
 use super::collect::{collect, stirred};
-use super::set::{self, Set, TAG_SET, TAG_WAKE, TAG_WAKE0};
+use super::outer::{TAG_SET, TAG_WAKE, TAG_WAKE0};
+use super::set::{self, Set};
 use crate::outcome::Outcome;
 use crate::slot::flag;
 use crate::switch::ready;

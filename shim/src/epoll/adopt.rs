@@ -1,0 +1,283 @@
+//! Adopting entries and giving them back: when it may be done, what the kernel's set and the outer epoll hold meanwhile, and
+//! how the peer learns whom to wake.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{Ordering, fence};
+
+use libc::epoll_event;
+use tandem_protocol::Reason;
+
+use super::outer::ANCHOR_EVENTS;
+use super::set::{Entered, Guard, Inner, Set, all, at};
+use crate::real;
+use crate::slot::{self, SlotRef, flag};
+use crate::stream::Word;
+use crate::switch::{self, Conn};
+use crate::wake::Wake;
+
+/// An entry that was taken out of the kernel's set.
+pub struct Adopted {
+    pub fd: RawFd,
+    pub conn: Conn,
+    pub events: u32,
+    pub data: u64,
+    /// The kernel has news of the anchor.
+    pub hint: bool,
+    /// Was ready when last looked at, or was just set: look again.
+    pub hot: bool,
+    /// EPOLLONESHOT has fired.
+    pub spent: bool,
+    pub seen_produced: u64,
+    pub seen_consumed: u64,
+    pub seen_delivered: u64,
+    pub seen_no_space: u32,
+    /// A send found no room, and no edge was reported since.
+    pub edge_due: bool,
+    pub seen_turns: u32,
+    /// There are bytes that cannot be read before others.
+    pub behind: bool,
+    /// Edge-triggered: how far the stream had come when it was last reported, and which lasting events were told.
+    pub mark: u64,
+    pub told: u32,
+    /// Still in the kernel's set, spent: it woke whoever slept there.
+    pub kicked: bool,
+}
+
+/// While it lives no thread enters the kernel's own wait on the set.
+pub struct Hold {
+    sets: [Option<&'static Set>; slot::MOST_SETS],
+}
+
+impl Hold {
+    /// No other set has come to watch the slot since. Asked after the phase was stored: whoever enters a set looks at the
+    /// phase afterwards.
+    pub fn covers(&self, slot: SlotRef) -> bool {
+        fence(Ordering::SeqCst);
+        slot.sets().filter_map(at).all(|set| self.sets.iter().flatten().any(|held| std::ptr::eq(*held, set)))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        for set in self.sets.iter().flatten() {
+            set.adopted.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// The slot's entries could be adopted now: nobody sleeps in the kernel on its sets, and each has an outer one. Taken
+/// before any of the slot's locks. `None`: not now.
+pub fn hold(slot: SlotRef) -> Option<Hold> {
+    let mut hold = Hold { sets: [None; slot::MOST_SETS] };
+    for (place, set) in hold.sets.iter_mut().zip(slot.sets().filter_map(at)) {
+        if set.descriptors.load(Ordering::Acquire) == 0 {
+            continue;
+        }
+        if set.native.load(Ordering::Acquire) {
+            return None;
+        }
+        set.adopted.fetch_add(1, Ordering::SeqCst);
+        *place = Some(set);
+        if set.in_kernel.load(Ordering::SeqCst) > 0 {
+            return None;
+        }
+        if !set.prepare() {
+            if set.native.load(Ordering::Acquire) {
+                switch::give_up(slot, Reason::NoDescriptor);
+            }
+            return None;
+        }
+    }
+    Some(hold)
+}
+
+/// Takes a connection's entries out of the kernel's sets, if it is in any. Under a [`Hold`], no slot lock held.
+pub fn adopt(conn: &Conn) {
+    for set in conn.slot.sets().filter_map(at) {
+        let Some(mut inner) = set.lock() else { continue };
+        if conn.slot.has(flag::REGISTERED_TWICE) {
+            for fd in inner.descriptors_of(conn.slot) {
+                set.adopt_one(&mut inner, conn, fd);
+            }
+        } else {
+            set.adopt_one(&mut inner, conn, conn.slot.registered());
+        }
+        set.rouse();
+    }
+}
+
+impl Set {
+    fn adopt_one(&self, inner: &mut Guard<'_>, conn: &Conn, fd: RawFd) {
+        if let Some(&place) = inner.place.get(&fd) {
+            if let Some(entry) = inner.adopted.get_mut(place) {
+                entry.hint = true;
+            }
+            if let Some(wake) = inner.wake {
+                watch(conn, wake);
+            }
+            return;
+        }
+        let Some(entered) = inner.native.remove(&fd) else { return };
+        self.adopted.fetch_add(1, Ordering::SeqCst);
+        if !self.prepare_locked(inner) {
+            crate::log::info(format_args!("slot {}: adopted without an outer epoll", conn.slot.index));
+        }
+        let outer = self.outer.load(Ordering::Acquire);
+        // Threads asleep in the kernel's own wait see this entry no more: it wakes them once, as writable, which the wait
+        // takes out of what it returns.
+        let kicks = self.in_kernel.load(Ordering::SeqCst) > 0;
+        let kick = (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32;
+        let mut event = epoll_event { events: ANCHOR_EVENTS, u64: fd as u64 };
+        // SAFETY: descriptors of the application and of ours, an event on this frame.
+        unsafe {
+            real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, fd, &mut event);
+            if kicks {
+                event = epoll_event { events: kick, u64: entered.data };
+                real::epoll_ctl(self.fd.load(Ordering::Acquire), libc::EPOLL_CTL_MOD, fd, &mut event);
+            } else {
+                real::epoll_ctl(self.fd.load(Ordering::Acquire), libc::EPOLL_CTL_DEL, fd, &mut event);
+            }
+        }
+        if let Some(wake) = inner.wake {
+            watch(conn, wake);
+        }
+        let place = inner.adopted.len();
+        inner.place.insert(fd, place);
+        inner.adopted.push(Adopted {
+            fd,
+            conn: Conn { fd, ..*conn },
+            events: entered.events,
+            data: entered.data,
+            hint: true,
+            hot: true,
+            spent: false,
+            seen_produced: 0,
+            seen_consumed: 0,
+            seen_delivered: 0,
+            seen_no_space: conn.slot.no_space.load(Ordering::Acquire),
+            edge_due: false,
+            behind: false,
+            seen_turns: 0,
+            mark: 0,
+            told: 0,
+            kicked: kicks,
+        });
+    }
+
+    /// Drops an adopted entry.
+    pub fn remove(&self, inner: &mut Inner, place: usize) {
+        if place >= inner.adopted.len() {
+            return;
+        }
+        let entry = inner.adopted.swap_remove(place);
+        inner.place.remove(&entry.fd);
+        if let Some(moved) = inner.adopted.get(place).map(|moved| moved.fd) {
+            inner.place.insert(moved, place);
+        }
+        let mut event = epoll_event { events: 0, u64: 0 };
+        // SAFETY: at worst the number is registered no longer, which is an errno.
+        unsafe {
+            real::epoll_ctl(self.outer.load(Ordering::Acquire), libc::EPOLL_CTL_DEL, entry.fd, &mut event);
+            if entry.kicked {
+                real::epoll_ctl(self.fd.load(Ordering::Acquire), libc::EPOLL_CTL_DEL, entry.fd, &mut event);
+            }
+        }
+        // Others may watch it still, by the number that stands for all.
+        if !entry.conn.slot.has(flag::REGISTERED_TWICE) {
+            unwatch(&entry.conn);
+        }
+        self.adopted.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The kernel carries both directions again: back into its set, as it was.
+    pub fn give_back(&self, inner: &mut Inner, place: usize) {
+        let Some(entry) = inner.adopted.get(place) else { return };
+        let (fd, slot, events, data, spent) = (entry.fd, entry.conn.slot, entry.events, entry.data, entry.spent);
+        self.remove(inner, place);
+        let mut event = epoll_event { events: if spent { events & 0xffff_0000 } else { events }, u64: data };
+        // SAFETY: the application's descriptors, an event on this frame.
+        unsafe { real::epoll_ctl(self.fd.load(Ordering::Acquire), libc::EPOLL_CTL_ADD, fd, &mut event) };
+        inner.native.insert(fd, Entered { slot, events, data });
+    }
+
+    /// Takes the kicks (see `adopt_one`) out of what the kernel's own wait returned; how many events remain.
+    pub fn without_kicks(&self, events: &mut [epoll_event]) -> usize {
+        let Some(inner) = self.lock() else { return events.len() };
+        let is_kick = |event: &epoll_event| {
+            let (mask, data) = (event.events, event.u64);
+            mask == libc::EPOLLOUT as u32
+                && inner.adopted.iter().any(|entry| entry.kicked && entry.data == data && entry.events & mask == 0)
+        };
+        let mut kept = 0;
+        for at in 0..events.len() {
+            if events.get(at).is_some_and(|event| !is_kick(event)) {
+                events.swap(kept, at);
+                kept += 1;
+            }
+        }
+        kept
+    }
+}
+
+/// Sets that stay open over exec are waited on by a program that sees the kernel's part only: their entries are the
+/// kernel's before.
+pub fn before_exec() {
+    for set in all().filter(|set| set.descriptors.load(Ordering::Acquire) > 0) {
+        let fd = set.fd.load(Ordering::Acquire);
+        // SAFETY: F_GETFD has no argument.
+        let stays = unsafe { real::fcntl(fd, libc::F_GETFD, 0) } & libc::FD_CLOEXEC == 0;
+        if !stays || set.adopted.load(Ordering::Acquire) == 0 {
+            continue;
+        }
+        set.native.store(true, Ordering::Release);
+        let conns: Vec<_> =
+            set.lock().map_or(Vec::new(), |inner| inner.adopted.iter().map(|entry| entry.conn).collect());
+        for conn in conns {
+            crate::calls::transfer::hand_over(conn.slot, conn.fd, Reason::EpollUnseen);
+        }
+        if let Some(mut inner) = set.lock() {
+            while !inner.adopted.is_empty() {
+                set.give_back(&mut inner, 0);
+            }
+        }
+    }
+}
+
+/// Wakes whoever sleeps on the sets that watch the connection: they look anew. Takes no set's lock.
+pub fn rouse(slot: SlotRef) {
+    slot.sets().filter_map(at).for_each(Set::rouse);
+}
+
+/// The set's wake is named as the one to wake when the ring has bytes, unless a thread that sleeps comes first. Where
+/// several sets watch one connection none of them stays named: each names itself as a thread does, while it sleeps.
+pub fn watch(conn: &Conn, wake: Wake) {
+    conn.pair.introduce(wake.id, wake.bind, wake.fd);
+    let alone = !conn.slot.has(flag::REGISTERED_TWICE);
+    if let Ok(mut side) = conn.slot.recv_side() {
+        side.sleepers.watch(None);
+        if alone {
+            side.sleepers.watch(Some(wake.id));
+        }
+        side.sleepers.name(&conn.inward, Word::RSleep);
+    }
+}
+
+pub fn unwatch(conn: &Conn) {
+    if !conn.slot.current() {
+        return;
+    }
+    if let Ok(mut side) = conn.slot.recv_side() {
+        side.sleepers.watch(None);
+        side.sleepers.name(&conn.inward, Word::RSleep);
+    }
+    watch_room(conn, None);
+}
+
+/// As [`watch`], for room to write.
+pub fn watch_room(conn: &Conn, wake: Option<Wake>) {
+    if let Ok(mut side) = conn.slot.send_side() {
+        side.sleepers.watch(None);
+        side.sleepers.watch(wake.filter(|_| !conn.slot.has(flag::REGISTERED_TWICE)).map(|wake| wake.id));
+        side.sleepers.name(&conn.out, Word::WSleep);
+    }
+}

@@ -1,0 +1,154 @@
+//! How entries come, change and go: epoll_ctl, and the close of a registered socket.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{Ordering, fence};
+
+use libc::{c_int, epoll_event};
+use tandem_protocol::Reason;
+
+use super::adopt::adopt;
+use super::set::{Entered, Guard, Set, at};
+use crate::fd_table::{self, Entry};
+use crate::outcome::Outcome;
+use crate::real;
+use crate::slot::{self, SlotRef, flag};
+use crate::switch::{self, Conn, ready};
+
+/// epoll_ctl. `event` is null for EPOLL_CTL_DEL at most.
+///
+/// # Safety
+/// `event` is as epoll_ctl(2) has it.
+pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event) -> Outcome<c_int> {
+    if let (Some(inner), true) = (fd_table::epoll(fd), op == libc::EPOLL_CTL_ADD) {
+        nested(inner);
+        return Outcome::Bypass;
+    }
+    let Entry::Socket(index) = fd_table::life(fd) else {
+        if let (Some(set), Entry::Settled(_), true) =
+            (fd_table::epoll(epfd).and_then(at), fd_table::life(fd), op == libc::EPOLL_CTL_DEL)
+            && let Some(mut inner) = set.lock()
+        {
+            inner.native.remove(&fd);
+        }
+        return Outcome::Bypass;
+    };
+    let Some(slot) = slot::at(index) else { return Outcome::Bypass };
+    let Some((number, set)) = fd_table::epoll(epfd).and_then(|n| Some((n, at(n)?))) else {
+        // A set that came from elsewhere: what waits on it cannot be told of the ring.
+        if op == libc::EPOLL_CTL_ADD {
+            switch::leave(slot, fd, Reason::EpollUnseen);
+        }
+        return Outcome::Bypass;
+    };
+    let Some(mut inner) = set.lock() else { return Outcome::Fail(libc::EAGAIN) };
+    // SAFETY: by the caller.
+    let given = unsafe { event.as_ref() }.map(|e| (e.events, e.u64));
+    if inner.place.contains_key(&fd) {
+        return set.control_adopted(&mut inner, number, op, fd, given);
+    }
+    // SAFETY: the application's own call.
+    let result = unsafe { real::epoll_ctl(epfd, op, fd, event) };
+    if result < 0 {
+        return Outcome::of(result);
+    }
+    match (op, given) {
+        (libc::EPOLL_CTL_ADD, Some((events, data))) => {
+            if !slot.enter_set(number, fd) {
+                switch::leave(slot, fd, Reason::RegisteredTwice);
+            }
+            inner.native.insert(fd, Entered { slot, events, data });
+            drop(inner);
+            fence(Ordering::SeqCst);
+            if ready::switched(slot)
+                && let Some(conn) = Conn::of(slot, fd)
+            {
+                adopt(&conn);
+            }
+        }
+        (libc::EPOLL_CTL_MOD, Some((events, data))) => {
+            if let Some(entry) = inner.native.get_mut(&fd) {
+                entry.events = events;
+                entry.data = data;
+            }
+        }
+        (libc::EPOLL_CTL_DEL, _) => {
+            inner.native.remove(&fd);
+            if !inner.holds(slot) {
+                slot.leave_set(number);
+            }
+        }
+        _ => {}
+    }
+    Outcome::Done(result)
+}
+
+/// A set inside another: whoever waits on the outer one sees the kernel's part only.
+fn nested(index: u32) {
+    let Some(set) = at(index) else { return };
+    set.native.store(true, Ordering::Release);
+    let Some(inner) = set.lock() else { return };
+    let adopted: Vec<_> = inner.adopted.iter().map(|entry| entry.conn).collect();
+    drop(inner);
+    for conn in adopted {
+        switch::leave(conn.slot, conn.fd, Reason::EpollUnseen);
+    }
+}
+
+/// The socket's last descriptor in this process is about to be closed.
+pub fn forget(slot: SlotRef) {
+    for (number, set) in slot.sets().filter_map(|number| Some((number, at(number)?))) {
+        let Some(mut inner) = set.lock() else { continue };
+        let known = if slot.has(flag::REGISTERED_TWICE) { inner.descriptors_of(slot) } else { vec![slot.registered()] };
+        for fd in known {
+            if inner.native.get(&fd).is_some_and(|entry| entry.slot == slot) {
+                inner.native.remove(&fd);
+            }
+            if let Some(&place) = inner.place.get(&fd)
+                && inner.adopted.get(place).is_some_and(|entry| entry.conn.slot == slot)
+            {
+                set.remove(&mut inner, place);
+            }
+        }
+        slot.leave_set(number);
+    }
+}
+
+impl Set {
+    fn control_adopted(
+        &self,
+        inner: &mut Guard<'_>,
+        number: u32,
+        op: c_int,
+        fd: RawFd,
+        given: Option<(u32, u64)>,
+    ) -> Outcome<c_int> {
+        let Some(&place) = inner.place.get(&fd) else { return Outcome::Bypass };
+        match (op, given) {
+            (libc::EPOLL_CTL_ADD, _) => Outcome::Fail(libc::EEXIST),
+            (libc::EPOLL_CTL_DEL, _) => {
+                let slot = inner.adopted.get(place).map(|entry| entry.conn.slot);
+                self.remove(inner, place);
+                if let Some(slot) = slot.filter(|&slot| !inner.holds(slot)) {
+                    slot.leave_set(number);
+                }
+                Outcome::Done(0)
+            }
+            (libc::EPOLL_CTL_MOD, Some((events, _))) if events & libc::EPOLLEXCLUSIVE as u32 != 0 => {
+                Outcome::Fail(libc::EINVAL)
+            }
+            (libc::EPOLL_CTL_MOD, Some((events, data))) => {
+                if let Some(entry) = inner.adopted.get_mut(place) {
+                    if entry.events & libc::EPOLLEXCLUSIVE as u32 != 0 {
+                        return Outcome::Fail(libc::EINVAL);
+                    }
+                    (entry.events, entry.data) = (events, data);
+                    (entry.hint, entry.hot, entry.spent) = (true, true, false);
+                }
+                self.rouse();
+                Outcome::Done(0)
+            }
+            (libc::EPOLL_CTL_MOD, None) => Outcome::Fail(libc::EFAULT),
+            _ => Outcome::Fail(libc::EINVAL),
+        }
+    }
+}

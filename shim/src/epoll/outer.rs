@@ -1,0 +1,79 @@
+//! The outer epoll of a set: what a wait sleeps on while the set has adopted entries.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use libc::epoll_event;
+
+use super::adopt::watch;
+use super::set::{Guard, Set};
+use crate::debug::{self, Fault};
+use crate::wake::{self, Wake};
+use crate::{hidden, real, sys};
+
+/// What an adopted anchor is watched for: everything, each change once.
+pub const ANCHOR_EVENTS: u32 =
+    (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET) as u32;
+/// Tags in the outer set; an anchor's is its descriptor.
+pub const TAG_SET: u64 = u64::MAX;
+pub const TAG_WAKE: u64 = u64::MAX - 1;
+pub const TAG_WAKE0: u64 = u64::MAX - 2;
+
+impl Set {
+    /// The outer epoll and its wake, made now if need be.
+    pub fn prepare(&self) -> bool {
+        if self.outer.load(Ordering::Acquire) >= 0 {
+            return true;
+        }
+        let Some(mut inner) = self.lock() else { return false };
+        self.prepare_locked(&mut inner)
+    }
+
+    pub fn prepare_locked(&self, inner: &mut Guard<'_>) -> bool {
+        if self.outer.load(Ordering::Acquire) >= 0 {
+            return true;
+        }
+        if self.descriptors.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let (Some(wake), Some(wake0)) = (inner.wake.or_else(Wake::take), wake::wake0()) else { return false };
+        inner.wake = Some(wake);
+        let Some(outer) = self.make_outer(wake, wake0) else {
+            self.native.store(true, Ordering::Release);
+            return false;
+        };
+        for entry in &inner.adopted {
+            let mut event = epoll_event { events: ANCHOR_EVENTS, u64: entry.fd as u64 };
+            // SAFETY: descriptors of the application and of ours, an event on this frame.
+            unsafe { real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, entry.fd, &mut event) };
+            watch(&entry.conn, wake);
+        }
+        self.wake_id.store(wake.id + 1, Ordering::Release);
+        self.outer.store(outer, Ordering::Release);
+        true
+    }
+
+    fn make_outer(&self, wake: Wake, wake0: RawFd) -> Option<RawFd> {
+        if debug::fault(Fault::Epoll) {
+            return None;
+        }
+        // SAFETY: a new descriptor of ours.
+        let outer = hidden::with_room(|_| unsafe { real::epoll_create1(libc::EPOLL_CLOEXEC) });
+        if outer < 0 {
+            return None;
+        }
+        let outer = hidden::hide(outer)?;
+        let edge = (libc::EPOLLIN | libc::EPOLLET) as u32;
+        let entries = [(self.fd.load(Ordering::Acquire), TAG_SET), (wake.fd, TAG_WAKE), (wake0, TAG_WAKE0)];
+        for (fd, tag) in entries {
+            let mut event = epoll_event { events: edge, u64: tag };
+            // SAFETY: descriptors of the application and of ours. ELOOP (a set that holds others, four deep) ends it.
+            if unsafe { real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, fd, &mut event) } < 0 {
+                crate::log::info(format_args!("no outer epoll for set {fd}: errno {}", sys::errno()));
+                hidden::close(outer);
+                return None;
+            }
+        }
+        Some(outer)
+    }
+}
