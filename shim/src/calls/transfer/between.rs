@@ -1,0 +1,136 @@
+//! Data from one descriptor to another.
+
+use std::os::fd::RawFd;
+
+use super::leave;
+use crate::exports::types::*;
+use crate::outcome::Outcome;
+use crate::slot;
+use crate::stream::{LocalPort, Port, WState, Writer};
+use crate::switch::send::{self, Source};
+use crate::{fd_table, real, sys};
+
+/// What one call moves at most (Linux's MAX_RW_COUNT).
+const MOST: usize = 0x7fff_f000;
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn sendfile(out: c_int, input: c_int, offset: *mut off_t, size: size_t) -> Outcome<ssize_t> {
+    let Some(slot) = slot::of(out).filter(|_| !fd_table::is_plain(out)) else { return Outcome::Bypass };
+    let mut source = File { input, offset, left: size.min(MOST), sent: 0, whole: size };
+    match send::send(slot, out, &mut source, 0) {
+        Ok(n) => Outcome::Done(n as ssize_t),
+        Err(errno) => Outcome::Fail(errno),
+    }
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn splice(
+    input: c_int,
+    _input_offset: *mut i64,
+    out: c_int,
+    _out_offset: *mut i64,
+    _size: size_t,
+    _flags: c_uint,
+) -> Outcome<ssize_t> {
+    both_leave(input, out)
+}
+
+pub fn tee(input: c_int, out: c_int, _size: size_t, _flags: c_uint) -> Outcome<ssize_t> {
+    both_leave(input, out)
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn vmsplice(fd: c_int, _parts: *const iovec, _count: size_t, _flags: c_uint) -> Outcome<ssize_t> {
+    leave(fd)
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn copy_file_range(
+    input: c_int,
+    _input_offset: *mut i64,
+    out: c_int,
+    _out_offset: *mut i64,
+    _size: size_t,
+    _flags: c_uint,
+) -> Outcome<ssize_t> {
+    both_leave(input, out)
+}
+
+fn both_leave(one: c_int, other: c_int) -> Outcome<ssize_t> {
+    let _: Outcome<ssize_t> = leave(one);
+    leave(other)
+}
+
+/// A file, as sendfile has it.
+struct File {
+    input: RawFd,
+    /// Null: the file's own position.
+    offset: *mut off_t,
+    left: usize,
+    sent: usize,
+    whole: usize,
+}
+
+impl File {
+    /// # Safety
+    /// `to` has room for `len` bytes.
+    unsafe fn fill(&mut self, to: *mut u8, len: usize) -> ssize_t {
+        // SAFETY: by the caller; `offset` is the application's.
+        unsafe {
+            if self.offset.is_null() {
+                return real::read(self.input, to.cast(), len);
+            }
+            let n = real::pread(self.input, to.cast(), len, *self.offset);
+            if n > 0 {
+                *self.offset += n as off_t;
+            }
+            n
+        }
+    }
+}
+
+impl Source for File {
+    fn left(&self) -> usize {
+        self.left
+    }
+
+    fn sent(&self) -> usize {
+        self.sent
+    }
+
+    fn put(&mut self, writer: &mut Writer, port: &LocalPort<'static>) -> Result<usize, i32> {
+        let mut put = 0;
+        while self.left > 0 && writer.state() == WState::Ring {
+            let Some(region) = writer.reserve(port, self.left.min(64 << 10)) else { break };
+            // SAFETY: the region was reserved for us.
+            let n = unsafe { self.fill(region.ptr, region.len) };
+            match n {
+                1.. => {
+                    writer.commit(port, n as usize);
+                    put += n as usize;
+                    self.left -= n as usize;
+                    self.sent += n as usize;
+                }
+                0 => {
+                    self.left = 0;
+                }
+                _ if put > 0 || self.sent > 0 => {
+                    self.left = 0;
+                }
+                _ => return Err(sys::errno()),
+            }
+        }
+        port.fence();
+        Ok(put)
+    }
+
+    fn kernel(&mut self, fd: RawFd) -> isize {
+        let size = if self.sent == 0 { self.whole } else { self.left };
+        // SAFETY: the application's own call, for what is left of it.
+        unsafe { real::sendfile(fd, self.input, self.offset, size) }
+    }
+}

@@ -1,0 +1,50 @@
+//! What the switch cannot carry: the connection is the kernel's before it happens.
+
+use std::os::fd::RawFd;
+
+use tandem_protocol::Reason;
+
+use crate::exports::types::*;
+use crate::outcome::Outcome;
+use crate::slot::{self, SlotRef, Stage};
+use crate::switch::{self, Conn, send};
+use crate::{meet, sys};
+
+/// libc itself is about to read or write this descriptor, in a way that the switch cannot carry.
+pub fn leave<R>(fd: c_int) -> Outcome<R> {
+    if let Some(slot) = slot::of(fd) {
+        hand_over(slot, fd, Reason::UnsupportedCall);
+    }
+    Outcome::Bypass
+}
+
+/// Waits until the kernel carries both directions, for good. How long a peer that computes may take for its answer is
+/// bounded: after that whoever reads without the switch stalls, but never reads a foreign byte.
+pub fn hand_over(slot: SlotRef, fd: RawFd, reason: Reason) {
+    const LIMIT_NS: u64 = 5_000_000_000;
+    const LOOK_NS: u64 = 200_000;
+    if slot.stage() != Stage::Attached {
+        return meet::settle(slot, reason);
+    }
+    let end = sys::now_ns() + LIMIT_NS;
+    switch::leave(slot, fd, reason);
+    let Some(conn) = Conn::of(slot, fd) else { return };
+    while switch::ready::switched(slot) && slot.current() && sys::now_ns() < end {
+        switch::ready::ask(&conn, switch::ready::IN | switch::ready::OUT);
+        send::pump(&conn);
+        sys::pause(LOOK_NS);
+    }
+    switch::refresh_row(slot);
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
+pub unsafe fn lio_listio(_mode: c_int, list: *const *mut aiocb, count: c_int, _event: *mut sigevent) -> Outcome<c_int> {
+    for at in 0..count.max(0) as usize {
+        // SAFETY: by the caller, `count` control blocks, some of them null.
+        if let Some(block) = unsafe { (*list.add(at)).as_ref() } {
+            let _: Outcome<c_int> = leave(block.aio_fildes);
+        }
+    }
+    Outcome::Bypass
+}

@@ -1,0 +1,72 @@
+//! Data in and out of a socket.
+//!
+//! - `receive`, `send`: read, write and their kin, with the application's memory
+//! - `between`: what moves data from one descriptor to another
+//! - `leave`: what the switch cannot carry: the connection is the kernel's before it happens
+
+mod between;
+mod leave;
+mod receive;
+mod send;
+
+// Only hooks call these, and a test binary has none.
+#[cfg_attr(test, allow(unused_imports))]
+pub use between::*;
+pub use leave::*;
+pub use receive::*;
+pub use send::*;
+
+use crate::exports::types::*;
+use crate::outcome::Outcome;
+
+/// preadv2 and pwritev2: don't wait.
+const RWF_NOWAIT: c_int = 8;
+
+/// # Safety
+/// `count` entries at `parts`, or what the kernel would refuse.
+unsafe fn vector<'a>(parts: *const iovec, count: c_int) -> Option<&'a [iovec]> {
+    let count = usize::try_from(count).ok().filter(|&n| n <= libc::UIO_MAXIOV as usize)?;
+    if count == 0 {
+        return Some(&[]);
+    }
+    // SAFETY: by the caller.
+    (!parts.is_null()).then(|| unsafe { std::slice::from_raw_parts(parts, count) })
+}
+
+fn or_native(outcome: Outcome<ssize_t>, native: impl FnOnce() -> ssize_t) -> Outcome<ssize_t> {
+    match outcome {
+        Outcome::Bypass => Outcome::of(native()),
+        other => other,
+    }
+}
+
+/// One message after the other, as the kernel does it: an error counts only when nothing was done before it.
+///
+/// # Safety
+/// `count` messages.
+unsafe fn many(
+    messages: *mut mmsghdr,
+    count: c_uint,
+    mut one: impl FnMut(*mut msghdr, usize) -> Outcome<ssize_t>,
+) -> Outcome<c_int> {
+    if messages.is_null() {
+        return Outcome::Bypass;
+    }
+    let mut done = 0;
+    while done < count.min(libc::UIO_MAXIOV as c_uint) as usize {
+        // SAFETY: by the caller.
+        let message = unsafe { &mut *messages.add(done) };
+        match one(&mut message.msg_hdr, done) {
+            Outcome::Done(n) => {
+                message.msg_len = n as c_uint;
+                done += 1;
+                if n == 0 {
+                    break;
+                }
+            }
+            Outcome::Fail(errno) if done == 0 => return Outcome::Fail(errno),
+            Outcome::Fail(_) | Outcome::Bypass => break,
+        }
+    }
+    Outcome::Done(done as c_int)
+}
