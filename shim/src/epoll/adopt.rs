@@ -7,7 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 use libc::epoll_event;
 use tandem_protocol::Reason;
 
-use super::outer::ANCHOR_EVENTS;
+use super::outer::add_anchor;
 use super::set::{Entered, Guard, Inner, Set, all, at};
 use crate::real;
 use crate::slot::{self, SlotRef, flag};
@@ -95,12 +95,8 @@ pub fn hold(slot: SlotRef) -> Option<Hold> {
 pub fn adopt(conn: &Conn) {
     for set in conn.slot.sets().filter_map(at) {
         let Some(mut inner) = set.lock() else { continue };
-        if conn.slot.has(flag::REGISTERED_TWICE) {
-            for fd in inner.descriptors_of(conn.slot) {
-                set.adopt_one(&mut inner, conn, fd);
-            }
-        } else {
-            set.adopt_one(&mut inner, conn, conn.slot.registered());
+        for fd in inner.descriptors_of(conn.slot) {
+            set.adopt_one(&mut inner, conn, fd);
         }
         set.rouse();
     }
@@ -108,10 +104,8 @@ pub fn adopt(conn: &Conn) {
 
 impl Set {
     fn adopt_one(&self, inner: &mut Guard<'_>, conn: &Conn, fd: RawFd) {
-        if let Some(&place) = inner.place.get(&fd) {
-            if let Some(entry) = inner.adopted.get_mut(place) {
-                entry.hint = true;
-            }
+        if let Some(entry) = inner.entry(fd) {
+            entry.hint = true;
             if let Some(wake) = inner.wake {
                 watch(conn, wake);
             }
@@ -126,18 +120,11 @@ impl Set {
         // Threads asleep in the kernel's own wait see this entry no more: it wakes them once, as writable, which the wait
         // takes out of what it returns.
         let kicks = self.in_kernel.load(Ordering::SeqCst) > 0;
-        let kick = (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32;
-        let mut event = epoll_event { events: ANCHOR_EVENTS, u64: fd as u64 };
-        // SAFETY: descriptors of the application and of ours, an event on this frame.
-        unsafe {
-            real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, fd, &mut event);
-            if kicks {
-                event = epoll_event { events: kick, u64: entered.data };
-                real::epoll_ctl(self.fd.load(Ordering::Acquire), libc::EPOLL_CTL_MOD, fd, &mut event);
-            } else {
-                real::epoll_ctl(self.fd.load(Ordering::Acquire), libc::EPOLL_CTL_DEL, fd, &mut event);
-            }
-        }
+        let mut kick = epoll_event { events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, u64: entered.data };
+        let leaves = if kicks { libc::EPOLL_CTL_MOD } else { libc::EPOLL_CTL_DEL };
+        add_anchor(outer, fd);
+        // SAFETY: the application's descriptors, an event on this frame.
+        unsafe { real::epoll_ctl(self.fd.load(Ordering::Acquire), leaves, fd, &mut kick) };
         if let Some(wake) = inner.wake {
             watch(conn, wake);
         }
@@ -229,10 +216,7 @@ pub fn before_exec() {
         if !stays || set.adopted.load(Ordering::Acquire) == 0 {
             continue;
         }
-        set.native.store(true, Ordering::Release);
-        let conns: Vec<_> =
-            set.lock().map_or(Vec::new(), |inner| inner.adopted.iter().map(|entry| entry.conn).collect());
-        for conn in conns {
+        for conn in set.stay_native() {
             crate::calls::transfer::hand_over(conn.slot, conn.fd, Reason::EpollUnseen);
         }
         if let Some(mut inner) = set.lock() {

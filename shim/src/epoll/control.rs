@@ -7,11 +7,11 @@ use libc::{c_int, epoll_event};
 use tandem_protocol::Reason;
 
 use super::adopt::adopt;
-use super::set::{Entered, Guard, Set, at};
+use super::set::{self, Entered, Guard, Set, at};
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::real;
-use crate::slot::{self, SlotRef, flag};
+use crate::slot::{self, SlotRef};
 use crate::switch::{self, Conn, ready};
 
 /// epoll_ctl. `event` is null for EPOLL_CTL_DEL at most.
@@ -24,8 +24,7 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
         return Outcome::Bypass;
     }
     let Entry::Socket(index) = fd_table::life(fd) else {
-        if let (Some(set), Entry::Settled(_), true) =
-            (fd_table::epoll(epfd).and_then(at), fd_table::life(fd), op == libc::EPOLL_CTL_DEL)
+        if let (Some(set), Entry::Settled(_), true) = (set::of(epfd), fd_table::life(fd), op == libc::EPOLL_CTL_DEL)
             && let Some(mut inner) = set.lock()
         {
             inner.native.remove(&fd);
@@ -85,11 +84,7 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
 /// A set inside another: whoever waits on the outer one sees the kernel's part only.
 fn nested(index: u32) {
     let Some(set) = at(index) else { return };
-    set.native.store(true, Ordering::Release);
-    let Some(inner) = set.lock() else { return };
-    let adopted: Vec<_> = inner.adopted.iter().map(|entry| entry.conn).collect();
-    drop(inner);
-    for conn in adopted {
+    for conn in set.stay_native() {
         switch::leave(conn.slot, conn.fd, Reason::EpollUnseen);
     }
 }
@@ -98,8 +93,7 @@ fn nested(index: u32) {
 pub fn forget(slot: SlotRef) {
     for (number, set) in slot.sets().filter_map(|number| Some((number, at(number)?))) {
         let Some(mut inner) = set.lock() else { continue };
-        let known = if slot.has(flag::REGISTERED_TWICE) { inner.descriptors_of(slot) } else { vec![slot.registered()] };
-        for fd in known {
+        for fd in inner.descriptors_of(slot) {
             if inner.native.get(&fd).is_some_and(|entry| entry.slot == slot) {
                 inner.native.remove(&fd);
             }

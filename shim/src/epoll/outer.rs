@@ -12,12 +12,18 @@ use crate::wake::{self, Wake};
 use crate::{hidden, real, sys};
 
 /// What an adopted anchor is watched for: everything, each change once.
-pub const ANCHOR_EVENTS: u32 =
-    (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET) as u32;
+const ANCHOR_EVENTS: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET) as u32;
 /// Tags in the outer set; an anchor's is its descriptor.
 pub const TAG_SET: u64 = u64::MAX;
 pub const TAG_WAKE: u64 = u64::MAX - 1;
 pub const TAG_WAKE0: u64 = u64::MAX - 2;
+
+/// Watches an adopted entry's anchor; its descriptor is its tag.
+pub fn add_anchor(outer: RawFd, fd: RawFd) {
+    let mut event = epoll_event { events: ANCHOR_EVENTS, u64: fd as u64 };
+    // SAFETY: descriptors of the application and of ours, an event on this frame.
+    unsafe { real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, fd, &mut event) };
+}
 
 impl Set {
     /// The outer epoll and its wake, made now if need be.
@@ -43,9 +49,7 @@ impl Set {
             return false;
         };
         for entry in &inner.adopted {
-            let mut event = epoll_event { events: ANCHOR_EVENTS, u64: entry.fd as u64 };
-            // SAFETY: descriptors of the application and of ours, an event on this frame.
-            unsafe { real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, entry.fd, &mut event) };
+            add_anchor(outer, entry.fd);
             watch(&entry.conn, wake);
         }
         self.wake_id.store(wake.id + 1, Ordering::Release);

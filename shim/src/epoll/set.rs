@@ -11,6 +11,7 @@ use crate::fd_table::{self, Entry};
 use crate::hidden;
 use crate::lock::{Held, Lock};
 use crate::slot::{SlotRef, flag};
+use crate::switch::Conn;
 use crate::wake::{self, Wake};
 
 const SETS: usize = 4_096;
@@ -81,6 +82,11 @@ impl std::ops::DerefMut for Guard<'_> {
 pub fn at(index: u32) -> Option<&'static Set> {
     // SAFETY: null, or leaked by `create` and never freed.
     unsafe { TABLE.get(index as usize)?.load(Ordering::Acquire).as_ref() }
+}
+
+/// The set that a descriptor of the application shows.
+pub fn of(epfd: RawFd) -> Option<&'static Set> {
+    at(fd_table::epoll(epfd)?)
 }
 
 /// The set that an outer epoll belongs to.
@@ -158,8 +164,17 @@ pub fn closed(index: u32, fd: RawFd) {
 }
 
 impl Inner {
+    /// The adopted entry of a descriptor.
+    pub fn entry(&mut self, fd: RawFd) -> Option<&mut Adopted> {
+        let &place = self.place.get(&fd)?;
+        self.adopted.get_mut(place)
+    }
+
     /// The numbers by which a connection is registered in the set.
     pub fn descriptors_of(&self, slot: SlotRef) -> Vec<RawFd> {
+        if !slot.has(flag::REGISTERED_TWICE) {
+            return vec![slot.registered()];
+        }
         let native = self.native.iter().filter(|(_, entry)| entry.slot == slot).map(|(&fd, _)| fd);
         native.chain(self.adopted.iter().filter(|entry| entry.conn.slot == slot).map(|entry| entry.fd)).collect()
     }
@@ -198,12 +213,10 @@ impl Set {
         }
     }
 
-    pub fn hint(&self, inner: &mut Inner, fd: RawFd) {
-        if let Some(&place) = inner.place.get(&fd)
-            && let Some(entry) = inner.adopted.get_mut(place)
-        {
-            entry.hint = true;
-        }
+    /// It stays the kernel's from now on; the connections that it has adopted until then.
+    pub fn stay_native(&self) -> Vec<Conn> {
+        self.native.store(true, Ordering::Release);
+        self.lock().map_or(Vec::new(), |inner| inner.adopted.iter().map(|entry| entry.conn).collect())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::slot::flag;
 use crate::switch::ready;
 use crate::switch::sleep::{self, Standing, Way};
 use crate::wake::Wake;
-use crate::{fd_table, meet, real, sys};
+use crate::{meet, real, sys};
 
 /// The kernel's set is asked at least every so many waits that the adopted entries could serve alone.
 const KERNEL_TURN: usize = 8;
@@ -33,7 +33,7 @@ pub unsafe fn wait(
     mask: *const sigset_t,
 ) -> Outcome<c_int> {
     meet::collect();
-    let Some(set) = fd_table::epoll(epfd).and_then(set::at) else { return Outcome::Bypass };
+    let Some(set) = set::of(epfd) else { return Outcome::Bypass };
     if max <= 0 || events.is_null() {
         return Outcome::Bypass;
     }
@@ -210,7 +210,11 @@ fn take_news(set: &Set, limit: Option<u64>, mask: *const sigset_t) -> Result<(),
             match event.u64 {
                 // Wake 0 wakes every outer epoll by itself; only who sleeps in poll has to be told (see `rouse_all`).
                 TAG_SET | TAG_WAKE | TAG_WAKE0 => {}
-                fd => set.hint(&mut inner, fd as RawFd),
+                fd => {
+                    if let Some(entry) = inner.entry(fd as RawFd) {
+                        entry.hint = true;
+                    }
+                }
             }
         }
     }
@@ -253,7 +257,7 @@ fn real_wait(epfd: RawFd, out: &mut [epoll_event], limit_ns: Option<u64>, mask: 
 
 /// poll on a set's own descriptor that has adopted entries: POLLIN, if it would report something.
 pub fn readable(epfd: RawFd, events: c_short) -> c_short {
-    let Some(set) = fd_table::epoll(epfd).and_then(set::at) else { return 0 };
+    let Some(set) = set::of(epfd) else { return 0 };
     let _ = take_news(set, Some(0), std::ptr::null());
     let adopted = set.lock().is_some_and(|inner| stirred(&inner));
     let mut kernels = libc::pollfd { fd: epfd, events, revents: 0 };
@@ -270,7 +274,7 @@ pub fn any_ready(outer: RawFd) -> bool {
 
 /// The outer epoll that is to be watched in place of a set with adopted entries.
 pub fn outer_of(epfd: RawFd) -> Option<RawFd> {
-    let set = fd_table::epoll(epfd).and_then(set::at)?;
+    let set = set::of(epfd)?;
     if set.adopted.load(Ordering::Acquire) == 0 || !set.prepare() {
         return None;
     }
