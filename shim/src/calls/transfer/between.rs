@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use super::leave;
+use super::{leave, moved};
 use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::slot;
@@ -18,10 +18,7 @@ const MOST: usize = 0x7fff_f000;
 pub unsafe fn sendfile(out: c_int, input: c_int, offset: *mut off_t, size: size_t) -> Outcome<ssize_t> {
     let Some(slot) = slot::of(out).filter(|_| !fd_table::is_plain(out)) else { return Outcome::Bypass };
     let mut source = File { input, offset, left: size.min(MOST), sent: 0, whole: size };
-    match send::send(slot, out, &mut source, 0) {
-        Ok(n) => Outcome::Done(n as ssize_t),
-        Err(errno) => Outcome::Fail(errno),
-    }
+    moved(send::send(slot, out, &mut source, 0))
 }
 
 /// # Safety

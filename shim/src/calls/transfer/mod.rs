@@ -19,8 +19,19 @@ pub use send::*;
 use crate::exports::types::*;
 use crate::outcome::Outcome;
 
-/// preadv2 and pwritev2: don't wait.
-const RWF_NOWAIT: c_int = 8;
+/// What recv and send call the flags of preadv2 and pwritev2.
+fn as_message_flags(flags: c_int) -> c_int {
+    const RWF_NOWAIT: c_int = 8;
+    if flags & RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 }
+}
+
+/// Bytes moved by the switch, or its errno.
+fn moved(result: Result<usize, i32>) -> Outcome<ssize_t> {
+    match result {
+        Ok(n) => Outcome::Done(n as ssize_t),
+        Err(errno) => Outcome::Fail(errno),
+    }
+}
 
 /// # Safety
 /// `count` entries at `parts`, or what the kernel would refuse.

@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use super::{RWF_NOWAIT, many, or_native, vector};
+use super::{as_message_flags, many, moved, or_native, vector};
 use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::slot::{self, SlotRef};
@@ -47,9 +47,8 @@ pub unsafe fn preadv(_fd: c_int, _parts: *const iovec, _count: c_int, _offset: o
 pub unsafe fn preadv2(fd: c_int, parts: *const iovec, count: c_int, offset: off_t, flags: c_int) -> Outcome<ssize_t> {
     // SAFETY: by the caller.
     let (Some(list), -1) = (unsafe { vector(parts, count) }, offset) else { return Outcome::Bypass };
-    let wait = if flags & RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
     // SAFETY: the application's own call.
-    take(fd, list, wait, || unsafe { real::preadv2(fd, parts, count, offset, flags) })
+    take(fd, list, as_message_flags(flags), || unsafe { real::preadv2(fd, parts, count, offset, flags) })
 }
 
 /// # Safety
@@ -132,15 +131,12 @@ pub unsafe fn recvmmsg(
 
 fn take(fd: RawFd, parts: &[iovec], flags: c_int, native: impl FnMut() -> ssize_t) -> Outcome<ssize_t> {
     let Some(slot) = slot::of(fd).filter(|_| flags & ASIDE == 0) else { return Outcome::Bypass };
-    let outcome = if flags & libc::MSG_TRUNC != 0 {
+    let result = if flags & libc::MSG_TRUNC != 0 {
         discard(slot, fd, parts, flags, native)
     } else {
         receive::receive(slot, fd, &mut Sink::new(parts), flags, native)
     };
-    match outcome {
-        Ok(n) => Outcome::Done(n as ssize_t),
-        Err(errno) => Outcome::Fail(errno),
-    }
+    moved(result)
 }
 
 /// MSG_TRUNC on TCP: the bytes are taken and thrown away.

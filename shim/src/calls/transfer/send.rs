@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 
 use tandem_protocol::Reason;
 
-use super::{RWF_NOWAIT, hand_over, many, or_native, vector};
+use super::{as_message_flags, hand_over, many, moved, or_native, vector};
 use crate::calls::{connect, process};
 use crate::exports::types::*;
 use crate::outcome::Outcome;
@@ -49,9 +49,8 @@ pub unsafe fn pwritev(_fd: c_int, _parts: *const iovec, _count: c_int, _offset: 
 pub unsafe fn pwritev2(fd: c_int, parts: *const iovec, count: c_int, offset: off_t, flags: c_int) -> Outcome<ssize_t> {
     // SAFETY: by the caller.
     let (Some(list), -1) = (unsafe { vector(parts, count) }, offset) else { return Outcome::Bypass };
-    let wait = if flags & RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
     // SAFETY: the application's own call.
-    give(fd, list, wait, || unsafe { real::pwritev2(fd, parts, count, offset, flags) })
+    give(fd, list, as_message_flags(flags), || unsafe { real::pwritev2(fd, parts, count, offset, flags) })
 }
 
 /// # Safety
@@ -140,10 +139,7 @@ fn give(fd: RawFd, parts: &[iovec], flags: c_int, native: impl FnMut() -> ssize_
     }
     let left = Sink::new(parts).total;
     let mut source = Memory { parts, part: 0, at: 0, left, sent: 0, flags, native };
-    match send::send(slot, fd, &mut source, flags) {
-        Ok(n) => Outcome::Done(n as ssize_t),
-        Err(errno) => Outcome::Fail(errno),
-    }
+    moved(send::send(slot, fd, &mut source, flags))
 }
 
 /// The application's memory.
