@@ -7,7 +7,9 @@
 //! 520 MiB      role 1: 8,192 small rings
 //! 1,032 MiB    role 0: 2,048 big rings of 4 MiB         (given to conns on demand, by that role)
 //! 9,224 MiB    role 1: 2,048 big rings
-//! 17,416 MiB   end
+//! 17,416 MiB   role 0: news, one bit a conn (set by the other role: look at it; cleared by this one)
+//!  + 1 KiB     role 1: news
+//!  + 4 KiB     end
 //! ```
 //!
 //! Virtual until touched. A role is fixed for the life of the pair; in a pair of a process with itself it has both.
@@ -24,15 +26,19 @@ const SMALL_ROLE: usize = CONNS as usize * SMALL_RING_BYTES;
 const BIG_AT: usize = (SMALL_AT + ROLES as usize * SMALL_ROLE).next_multiple_of(2 << 20);
 const BIG_ROLE: usize = BIG_RINGS as usize * BIG_RING_BYTES;
 
+const NEWS_AT: usize = BIG_AT + ROLES as usize * BIG_ROLE;
+/// 64-bit words of news a role has.
+pub const NEWS_WORDS: usize = CONNS as usize / 64;
+
 /// Of the memfd and of its mapping.
-pub const BYTES: usize = BIG_AT + ROLES as usize * BIG_ROLE;
+pub const BYTES: usize = (NEWS_AT + ROLES as usize * NEWS_WORDS * 8).next_multiple_of(4_096);
 
 /// Seals on the memfd: its size is fixed, so that a mapping of it never faults past an end.
 pub const SEALS: i32 = libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
 
 const _: () = assert!(SMALL_AT == 8 << 20);
 const _: () = assert!(BIG_AT == 1_032 << 20);
-const _: () = assert!(BYTES == 17_416 << 20);
+const _: () = assert!(BYTES == (17_416 << 20) + 4_096);
 
 /// Where a conn's control words begin. `None`: no such conn (an index may come from a peer).
 #[inline]
@@ -60,6 +66,12 @@ pub const fn big_ring_offset(role: u8, index: u32) -> Option<usize> {
     }
 }
 
+/// Where the news for `role` begins: [`NEWS_WORDS`] words.
+#[inline]
+pub const fn news_offset(role: u8) -> Option<usize> {
+    if (role as u32) < ROLES { Some(NEWS_AT + role as usize * NEWS_WORDS * 8) } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,7 +82,9 @@ mod tests {
         assert_eq!(small_ring_offset(0, CONNS - 1).unwrap() + SMALL_RING_BYTES, small_ring_offset(1, 0).unwrap());
         assert_eq!(small_ring_offset(1, CONNS - 1).unwrap() + SMALL_RING_BYTES, big_ring_offset(0, 0).unwrap());
         assert_eq!(big_ring_offset(0, BIG_RINGS - 1).unwrap() + BIG_RING_BYTES, big_ring_offset(1, 0).unwrap());
-        assert_eq!(big_ring_offset(1, BIG_RINGS - 1).unwrap() + BIG_RING_BYTES, BYTES);
+        assert_eq!(big_ring_offset(1, BIG_RINGS - 1).unwrap() + BIG_RING_BYTES, news_offset(0).unwrap());
+        assert_eq!(news_offset(0).unwrap() + NEWS_WORDS * 8, news_offset(1).unwrap());
+        assert!(news_offset(1).unwrap() + NEWS_WORDS * 8 <= BYTES);
         assert_eq!(big_ring_offset(0, 0).unwrap() % (2 << 20), 0);
     }
 
@@ -81,5 +95,6 @@ mod tests {
         assert_eq!(small_ring_offset(0, CONNS), None);
         assert_eq!(big_ring_offset(0, BIG_RINGS), None);
         assert_eq!(big_ring_offset(2, 0), None);
+        assert_eq!(news_offset(2), None);
     }
 }

@@ -11,8 +11,8 @@ use super::outer::add_anchor;
 use super::set::{Entered, Guard, Inner, Set, all, at};
 use crate::real;
 use crate::slot::{self, SlotRef, flag};
-use crate::stream::Word;
-use crate::switch::{self, Conn};
+use crate::stream::{Port, Word};
+use crate::switch::{self, Conn, ready};
 use crate::wake::Wake;
 
 /// An entry that was taken out of the kernel's set.
@@ -25,6 +25,10 @@ pub struct Adopted {
     pub hint: bool,
     /// Was ready when last looked at, or was just set: look again.
     pub hot: bool,
+    /// In the queue of those to be looked at.
+    pub due: bool,
+    /// Its connection is registered elsewhere too.
+    pub shared: bool,
     /// EPOLLONESHOT has fired.
     pub spent: bool,
     pub seen_produced: u64,
@@ -39,8 +43,10 @@ pub struct Adopted {
     /// Edge-triggered: how far the stream had come when it was last reported, and which lasting events were told.
     pub mark: u64,
     pub told: u32,
-    /// Still in the kernel's set, spent: it woke whoever slept there.
+    /// Still in the kernel's set, for one event: it wakes whoever slept there.
     pub kicked: bool,
+    /// That event has not been seen yet.
+    pub kick_due: bool,
 }
 
 /// While it lives no thread enters the kernel's own wait on the set.
@@ -106,9 +112,13 @@ impl Set {
     fn adopt_one(&self, inner: &mut Guard<'_>, conn: &Conn, fd: RawFd) {
         if let Some(entry) = inner.entry(fd) {
             entry.hint = true;
+            if conn.slot.has(flag::REGISTERED_TWICE) {
+                inner.share(fd);
+            }
             if let Some(wake) = inner.wake {
                 watch(conn, wake);
             }
+            inner.make_due(fd);
             return;
         }
         let Some(entered) = inner.native.remove(&fd) else { return };
@@ -120,11 +130,16 @@ impl Set {
         // Threads asleep in the kernel's own wait see this entry no more: it wakes them once, as writable, which the wait
         // takes out of what it returns.
         let kicks = self.in_kernel.load(Ordering::SeqCst) > 0;
+        self.kicks.fetch_add(u32::from(kicks), Ordering::AcqRel);
         let mut kick = epoll_event { events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, u64: entered.data };
         let leaves = if kicks { libc::EPOLL_CTL_MOD } else { libc::EPOLL_CTL_DEL };
         add_anchor(outer, fd);
         // SAFETY: the application's descriptors, an event on this frame.
         unsafe { real::epoll_ctl(self.fd.load(Ordering::Acquire), leaves, fd, &mut kick) };
+        self.enlist(inner, conn, fd, (entered.events, entered.data), kicks);
+    }
+
+    fn enlist(&self, inner: &mut Guard<'_>, conn: &Conn, fd: RawFd, given: (u32, u64), kicked: bool) {
         if let Some(wake) = inner.wake {
             watch(conn, wake);
         }
@@ -133,10 +148,12 @@ impl Set {
         inner.adopted.push(Adopted {
             fd,
             conn: Conn { fd, ..*conn },
-            events: entered.events,
-            data: entered.data,
+            events: given.0,
+            data: given.1,
             hint: true,
             hot: true,
+            due: false,
+            shared: false,
             spent: false,
             seen_produced: 0,
             seen_consumed: 0,
@@ -147,33 +164,75 @@ impl Set {
             seen_turns: 0,
             mark: 0,
             told: 0,
-            kicked: kicks,
+            kicked,
+            kick_due: kicked,
         });
+        inner.begin_watching(place);
+    }
+
+    /// EPOLL_CTL_ADD of an entry that was adopted when it was taken out: the kernel need not be told again.
+    pub fn come_back(&self, inner: &mut Guard<'_>, number: u32, slot: SlotRef, fd: RawFd, given: (u32, u64)) -> bool {
+        const PLAIN: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLERR) as u32
+            | (libc::EPOLLHUP | libc::EPOLLET | libc::EPOLLONESHOT) as u32;
+        let Some((known, stirred)) = inner.ghosts.remove(&fd) else { return false };
+        if known != slot || given.0 & !PLAIN != 0 || self.outer.load(Ordering::Acquire) < 0 || !ready::switched(slot) {
+            return false;
+        }
+        let Some(conn) = Conn::of(slot, fd) else { return false };
+        self.adopted.fetch_add(1, Ordering::SeqCst);
+        // Who sleeps in the kernel's own wait would not hear of it, and a set too many is for the kernel's way, too.
+        if self.in_kernel.load(Ordering::SeqCst) > 0 || !slot.enter_set(number, fd) {
+            self.adopted.fetch_sub(1, Ordering::SeqCst);
+            return false;
+        }
+        self.enlist(inner, &conn, fd, given, false);
+        if let Some(entry) = inner.adopted.last_mut() {
+            entry.hint = stirred;
+        }
+        self.rouse();
+        true
+    }
+
+    /// EPOLL_CTL_DEL of an adopted entry: its anchor is watched on, in case it comes back.
+    pub fn take_out(&self, inner: &mut Inner, place: usize) {
+        let Some(entry) = inner.adopted.get(place) else { return };
+        let (fd, slot) = (entry.fd, entry.conn.slot);
+        self.drop_entry(inner, place);
+        inner.ghosts.insert(fd, (slot, false));
     }
 
     /// Drops an adopted entry.
     pub fn remove(&self, inner: &mut Inner, place: usize) {
+        if let Some(fd) = self.drop_entry(inner, place) {
+            let mut event = epoll_event { events: 0, u64: 0 };
+            // SAFETY: at worst the number is registered no longer, which is an errno.
+            unsafe { real::epoll_ctl(self.outer.load(Ordering::Acquire), libc::EPOLL_CTL_DEL, fd, &mut event) };
+        }
+    }
+
+    /// As [`Set::remove`], and the outer epoll goes on watching the anchor.
+    fn drop_entry(&self, inner: &mut Inner, place: usize) -> Option<RawFd> {
         if place >= inner.adopted.len() {
-            return;
+            return None;
         }
         let entry = inner.adopted.swap_remove(place);
         inner.place.remove(&entry.fd);
         if let Some(moved) = inner.adopted.get(place).map(|moved| moved.fd) {
             inner.place.insert(moved, place);
         }
-        let mut event = epoll_event { events: 0, u64: 0 };
-        // SAFETY: at worst the number is registered no longer, which is an errno.
-        unsafe {
-            real::epoll_ctl(self.outer.load(Ordering::Acquire), libc::EPOLL_CTL_DEL, entry.fd, &mut event);
-            if entry.kicked {
-                real::epoll_ctl(self.fd.load(Ordering::Acquire), libc::EPOLL_CTL_DEL, entry.fd, &mut event);
-            }
+        inner.end_watching(&entry.conn, entry.shared);
+        self.kicks.fetch_sub(u32::from(entry.kick_due), Ordering::AcqRel);
+        if entry.kicked {
+            let mut event = epoll_event { events: 0, u64: 0 };
+            // SAFETY: at worst the number is registered no longer, which is an errno.
+            unsafe { real::epoll_ctl(self.fd.load(Ordering::Acquire), libc::EPOLL_CTL_DEL, entry.fd, &mut event) };
         }
         // Others may watch it still, by the number that stands for all.
         if !entry.conn.slot.has(flag::REGISTERED_TWICE) {
             unwatch(&entry.conn);
         }
         self.adopted.fetch_sub(1, Ordering::SeqCst);
+        Some(entry.fd)
     }
 
     /// The kernel carries both directions again: back into its set, as it was.
@@ -189,15 +248,20 @@ impl Set {
 
     /// Takes the kicks (see `adopt_one`) out of what the kernel's own wait returned; how many events remain.
     pub fn without_kicks(&self, events: &mut [epoll_event]) -> usize {
-        let Some(inner) = self.lock() else { return events.len() };
-        let is_kick = |event: &epoll_event| {
-            let (mask, data) = (event.events, event.u64);
-            mask == libc::EPOLLOUT as u32
-                && inner.adopted.iter().any(|entry| entry.kicked && entry.data == data && entry.events & mask == 0)
-        };
+        const BESIDE: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
+        if self.kicks.load(Ordering::Acquire) == 0 {
+            return events.len();
+        }
+        let Some(mut inner) = self.lock() else { return events.len() };
         let mut kept = 0;
         for at in 0..events.len() {
-            if events.get(at).is_some_and(|event| !is_kick(event)) {
+            let Some(&epoll_event { events: mask, u64: data }) = events.get(at) else { break };
+            let kicked = |entry: &&mut Adopted| entry.kick_due && entry.data == data;
+            let by = inner.adopted.iter_mut().find(kicked).filter(|_| mask & !BESIDE == libc::EPOLLOUT as u32);
+            if let Some(entry) = by {
+                entry.kick_due = false;
+                self.kicks.fetch_sub(1, Ordering::AcqRel);
+            } else {
                 events.swap(kept, at);
                 kept += 1;
             }
@@ -227,9 +291,14 @@ pub fn before_exec() {
     }
 }
 
-/// Wakes whoever sleeps on the sets that watch the connection: they look anew. Takes no set's lock.
+/// Something has happened to the connection that its peer does not tell: the sets that watch it look anew, and who sleeps
+/// on them is woken. Takes no set's lock.
 pub fn rouse(slot: SlotRef) {
-    slot.sets().filter_map(at).for_each(Set::rouse);
+    for set in slot.sets().filter_map(at) {
+        set.mail.post(slot);
+        fence(Ordering::SeqCst);
+        set.rouse();
+    }
 }
 
 /// The set's wake is named as the one to wake when the ring has bytes, unless a thread that sleeps comes first. Where
@@ -243,6 +312,8 @@ pub fn watch(conn: &Conn, wake: Wake) {
             side.sleepers.watch(Some(wake.id));
         }
         side.sleepers.name(&conn.inward, Word::RSleep);
+        // Whoever named it looks at the ring afterwards.
+        conn.inward.fence();
     }
 }
 
@@ -263,5 +334,6 @@ pub fn watch_room(conn: &Conn, wake: Option<Wake>) {
         side.sleepers.watch(None);
         side.sleepers.watch(wake.filter(|_| !conn.slot.has(flag::REGISTERED_TWICE)).map(|wake| wake.id));
         side.sleepers.name(&conn.out, Word::WSleep);
+        conn.out.fence();
     }
 }

@@ -17,56 +17,51 @@ const POLL_BITS: u32 = 0xffff & !(libc::EPOLLEXCLUSIVE as u32);
 
 /// Fills `out` from the adopted entries; returns how many.
 pub fn collect(set: &Set, inner: &mut Guard<'_>, out: &mut [epoll_event]) -> usize {
-    let count = inner.adopted.len();
     let mut found = 0;
-    let mut looked = 0;
-    let mut at = if count > 0 { inner.cursor % count } else { 0 };
-    while looked < count && found < out.len() && !inner.adopted.is_empty() {
-        looked += 1;
-        at = if at < inner.adopted.len() { at } else { 0 };
+    for _ in 0..inner.gather_due(&set.mail) {
+        if found == out.len() {
+            break;
+        }
+        let Some(place) = inner.next_due() else { break };
         let wake = inner.wake;
-        let Some(entry) = inner.adopted.get_mut(at) else { break };
+        let Some(entry) = inner.adopted.get_mut(place) else { break };
         if !entry.conn.slot.current() {
-            set.remove(inner, at);
+            set.remove(inner, place);
             continue;
         }
         if !ready::switched(entry.conn.slot) {
-            set.give_back(inner, at);
+            set.give_back(inner, place);
             continue;
         }
-        if changed(entry) {
-            let (events, report) = look(entry);
-            if entry.events & ready::OUT & !events != 0 && through_ring(entry) {
-                watch_room(&entry.conn, wake);
-                // Room may have come before the word was there.
-                entry.hot |= ready::ask(&entry.conn, ready::OUT) & ready::OUT != 0;
-            }
-            if let (true, Some(place)) = (report, out.get_mut(found)) {
-                *place = epoll_event { events, u64: entry.data };
-                found += 1;
-            }
+        let (events, report) = look(entry);
+        if entry.events & ready::OUT & !events != 0 && through_ring(entry) {
+            watch_room(&entry.conn, wake);
+            // Room may have come before the word was there.
+            entry.hot |= ready::events(&entry.conn, 0, ready::OUT) & ready::OUT != 0;
         }
-        at += 1;
+        let (fd, again) = (entry.fd, entry.hot);
+        if let (true, Some(place)) = (report, out.get_mut(found)) {
+            *place = epoll_event { events, u64: entry.data };
+            found += 1;
+        }
+        if again {
+            inner.make_due(fd);
+        }
     }
-    inner.cursor = at;
+    inner.turn = inner.turn.wrapping_add(1);
     found
 }
 
-/// Might any adopted entry have something to report? Loads only: no lock of a slot, no call.
-pub fn stirred(inner: &Guard<'_>) -> bool {
-    inner.adopted.iter().any(changed)
-}
-
-fn changed(entry: &Adopted) -> bool {
+/// Has anything moved that this entry's answer depends on? For entries of which no news come.
+pub fn changed(entry: &Adopted) -> bool {
     !entry.spent
         && (entry.hot
-            || entry.hint
             || entry.conn.inward.load(Word::Produced) != entry.seen_produced
             || entry.behind && entry.conn.slot.delivered() != entry.seen_delivered
             || entry.events & ready::OUT != 0 && out_changed(entry)
             || entry.conn.slot.turns.load(Ordering::Acquire) != entry.seen_turns
             || !ready::switched(entry.conn.slot))
-        || entry.spent && entry.hint
+        || entry.hint
 }
 
 /// There is more room, or a send found none since: then the peer has to be told who waits for it.
@@ -89,11 +84,11 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
     let turned = std::mem::replace(&mut entry.seen_turns, turns) != turns;
     let fresh = std::mem::take(&mut entry.hint) || turned;
     let wanted = entry.events & POLL_BITS | (libc::POLLERR | libc::POLLHUP) as u32;
-    let on_tcp = conn.slot.anchor.load(Ordering::Acquire) & ready::IN != 0;
+    // What the kernel was last heard to have may be gone by now; what lasts is remembered, and all else is an edge.
+    let on_tcp = conn.slot.anchor.load(Ordering::Acquire) & (ready::IN | libc::POLLPRI as u32) != 0;
     let half =
         conn.slot.send_phase.load(Ordering::Acquire) & conn.slot.recv_phase.load(Ordering::Acquire) != THROUGH_SWITCH;
-    let events =
-        if fresh || on_tcp || half || entry.hot { ready::ask(&conn, wanted) } else { ready::events(&conn, 0, wanted) };
+    let events = if fresh || on_tcp || half { ready::ask(&conn, wanted) } else { ready::events(&conn, 0, wanted) };
     // Ring bytes behind TCP's rest, which another thread may read: then they are news without the ring having moved.
     let more = produced > entry.seen_delivered || conn.slot.anchor.load(Ordering::Acquire) & ready::IN != 0;
     entry.behind = events & ready::IN == 0 && more;

@@ -45,6 +45,12 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
     if inner.place.contains_key(&fd) {
         return set.control_adopted(&mut inner, number, op, fd, given);
     }
+    if op == libc::EPOLL_CTL_ADD
+        && let Some(given) = given
+        && set.come_back(&mut inner, number, slot, fd, given)
+    {
+        return Outcome::Done(0);
+    }
     // SAFETY: the application's own call.
     let result = unsafe { real::epoll_ctl(epfd, op, fd, event) };
     if result < 0 {
@@ -121,7 +127,7 @@ impl Set {
             (libc::EPOLL_CTL_ADD, _) => Outcome::Fail(libc::EEXIST),
             (libc::EPOLL_CTL_DEL, _) => {
                 let slot = inner.adopted.get(place).map(|entry| entry.conn.slot);
-                self.remove(inner, place);
+                self.take_out(inner, place);
                 if let Some(slot) = slot.filter(|&slot| !inner.holds(slot)) {
                     slot.leave_set(number);
                 }
@@ -138,6 +144,7 @@ impl Set {
                     (entry.events, entry.data) = (events, data);
                     (entry.hint, entry.hot, entry.spent) = (true, true, false);
                 }
+                inner.make_due(fd);
                 self.rouse();
                 Outcome::Done(0)
             }

@@ -22,7 +22,12 @@ pub const TAG_WAKE0: u64 = u64::MAX - 2;
 pub fn add_anchor(outer: RawFd, fd: RawFd) {
     let mut event = epoll_event { events: ANCHOR_EVENTS, u64: fd as u64 };
     // SAFETY: descriptors of the application and of ours, an event on this frame.
-    unsafe { real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, fd, &mut event) };
+    unsafe {
+        if real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, fd, &mut event) < 0 {
+            // It has been watched there on, as a ghost.
+            real::epoll_ctl(outer, libc::EPOLL_CTL_MOD, fd, &mut event);
+        }
+    }
 }
 
 impl Set {
@@ -52,6 +57,7 @@ impl Set {
             add_anchor(outer, entry.fd);
             watch(&entry.conn, wake);
         }
+        self.kernel_due.store(true, Ordering::Release);
         self.wake_id.store(wake.id + 1, Ordering::Release);
         self.outer.store(outer, Ordering::Release);
         true

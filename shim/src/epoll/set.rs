@@ -7,6 +7,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use super::adopt::{Adopted, unwatch};
+use super::due::{Due, Mail};
 use crate::fd_table::{self, Entry};
 use crate::hidden;
 use crate::lock::{Held, Lock};
@@ -30,11 +31,16 @@ pub struct Set {
     pub wake_id: AtomicU32,
     /// It must stay the kernel's: nested in another, or no outer one can be had.
     pub native: AtomicBool,
+    /// Entries of which the kernel's set still has an event of ours: see `adopt_one`.
+    pub kicks: AtomicU32,
     /// Threads inside the kernel's own wait on it.
     pub in_kernel: AtomicU32,
     /// Entries adopted, or about to be.
     pub adopted: AtomicU32,
     pub sleepers: AtomicU32,
+    /// The kernel's own set may have something to report.
+    pub kernel_due: AtomicBool,
+    pub mail: Mail,
 }
 
 // SAFETY: `inner` is reached through `Guard` only, which holds the lock.
@@ -47,8 +53,14 @@ pub struct Inner {
     pub adopted: Vec<Adopted>,
     /// Where in `adopted` a descriptor's entry is.
     pub place: HashMap<RawFd, usize, BuildHasherDefault<FdHasher>>,
-    /// Where the next collection starts, so that all get their turn.
-    pub cursor: usize,
+    /// Taken out by the application while they were adopted: the outer epoll watches their anchors still, in case they come
+    /// back, as they do at each turn of some event loops. True: it had news meanwhile.
+    pub ghosts: HashMap<RawFd, (SlotRef, bool), BuildHasherDefault<FdHasher>>,
+    pub due: Due,
+    /// Scratch of `gather_due`.
+    pub found: Vec<RawFd>,
+    /// Counts collections.
+    pub turn: usize,
     pub wake: Option<Wake>,
 }
 
@@ -152,6 +164,7 @@ pub fn closed(index: u32, fd: RawFd) {
     }
     // Only the entries' share: whoever holds the set (see `Hold`) takes its own away later, from the record's next set maybe.
     set.adopted.fetch_sub(inner.adopted.len() as u32, Ordering::SeqCst);
+    set.kicks.store(0, Ordering::Release);
     if let Some(wake) = inner.wake.take() {
         wake.put_back();
     }
@@ -195,9 +208,12 @@ impl Set {
             outer: AtomicI32::new(-1),
             wake_id: AtomicU32::new(0),
             native: AtomicBool::new(false),
+            kicks: AtomicU32::new(0),
             in_kernel: AtomicU32::new(0),
             adopted: AtomicU32::new(0),
             sleepers: AtomicU32::new(0),
+            kernel_due: AtomicBool::new(true),
+            mail: Mail::new(),
         }
     }
 
@@ -234,6 +250,7 @@ pub fn after_fork_in_child() {
         set.wake_id.store(0, Ordering::Relaxed);
         if let Some(mut inner) = set.lock() {
             inner.wake = None;
+            inner.ghosts.clear();
             // Without the holds of threads that do not exist here.
             set.adopted.store(inner.adopted.len() as u32, Ordering::Relaxed);
         }

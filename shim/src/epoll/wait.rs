@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use libc::{c_int, c_short, epoll_event, sigset_t};
 
-use super::collect::{collect, stirred};
+use super::collect::collect;
 use super::outer::{TAG_SET, TAG_WAKE, TAG_WAKE0};
 use super::set::{self, Set};
 use crate::outcome::Outcome;
@@ -57,14 +57,14 @@ pub unsafe fn wait(
         }
         if !spun && set.sleepers.load(Ordering::Relaxed) == 0 {
             spun = true;
-            if sleep::spin(|| set.lock().is_none_or(|inner| stirred(&inner))) {
+            if sleep::spin(|| set.lock().is_none_or(|inner| inner.stirred(set))) {
                 continue;
             }
         }
         if !whole {
             // No outer epoll is to be had (now), so nothing tells of the anchors: look at all again soon.
             if let Some(mut inner) = set.lock() {
-                inner.adopted.iter_mut().for_each(|entry| entry.hint = true);
+                inner.look_at_all();
             }
             sys::pause(left.unwrap_or(u64::MAX).min(LOOK_NS));
             continue;
@@ -96,7 +96,7 @@ fn by_kernel(
     let n = real_wait(epfd, out, left, mask);
     let outcome = Outcome::of(n);
     set.in_kernel.fetch_sub(1, Ordering::SeqCst);
-    if n > 0 && set.adopted.load(Ordering::SeqCst) != 0 {
+    if n > 0 {
         let kept = out.get_mut(..n as usize).map_or(0, |events| set.without_kicks(events));
         return (kept > 0).then_some(Outcome::Done(kept as c_int));
     }
@@ -106,22 +106,37 @@ fn by_kernel(
 /// Adopted entries first, then the kernel's, without waiting.
 fn gather(set: &Set, epfd: RawFd, out: &mut [epoll_event], mask: *const sigset_t) -> Result<usize, i32> {
     let Some(mut inner) = set.lock() else { return Err(libc::EINTR) };
-    let found = collect(set, &mut inner, out);
-    let kernel_too = found == 0 || inner.cursor % KERNEL_TURN == 0;
-    let more = found == out.len();
+    let mut found = collect(set, &mut inner, out);
+    let kernel_too = found == 0 || inner.turn % KERNEL_TURN == 0;
     drop(inner);
-    if more && set.sleepers.load(Ordering::Acquire) > 0 {
+    if kernel_too && found < out.len() && set.outer.load(Ordering::Acquire) >= 0 {
+        // What the outer epoll has to say of the anchors, and of the kernel's set.
+        let _ = take_news(set, Some(0), std::ptr::null());
+        if found == 0
+            && let Some(mut inner) = set.lock()
+        {
+            found = collect(set, &mut inner, out);
+        }
+    }
+    if found == out.len() && set.sleepers.load(Ordering::Acquire) > 0 {
         set.rouse();
     }
-    let Some(rest) = out.get_mut(found..).filter(|rest| !rest.is_empty() && kernel_too) else { return Ok(found) };
+    let ask_kernel = kernel_too && set.kernel_due.load(Ordering::Acquire);
+    let Some(rest) = out.get_mut(found..).filter(|rest| !rest.is_empty() && ask_kernel) else { return Ok(found) };
+    set.kernel_due.store(false, Ordering::SeqCst);
     let n = real_wait(epfd, rest, Some(0), mask);
+    if n != 0 {
+        // More may be there, or the same again: level-triggered.
+        set.kernel_due.store(true, Ordering::SeqCst);
+    }
     if n < 0 {
         return if found > 0 { Ok(found) } else { Err(sys::errno()) };
     }
     if n > 0 && set.sleepers.load(Ordering::Acquire) > 0 {
         rearm(set, epfd);
     }
-    Ok(found + n as usize)
+    let kept = rest.get_mut(..n as usize).map_or(0, |events| set.without_kicks(events));
+    Ok(found + kept)
 }
 
 /// Others sleep on the outer epoll, and what was taken may have left more: they look too.
@@ -134,7 +149,7 @@ fn rearm(set: &Set, epfd: RawFd) {
 /// Sleeps on the outer epoll; what it says is noted for the next look.
 fn rest(set: &'static Set, left: Option<u64>, mask: *const sigset_t) -> Result<(), i32> {
     let Some(asleep) = fall_asleep(set) else { return Ok(()) };
-    let stirs = set.lock().is_none_or(|inner| stirred(&inner));
+    let stirs = set.lock().is_none_or(|inner| inner.stirred(set));
     let result = take_news(set, if stirs { Some(0) } else { asleep.bound(left) }, mask);
     drop(asleep);
     result
@@ -179,9 +194,7 @@ impl Drop for Asleep {
         self.shared.clear();
         if let Some(mut inner) = self.set.lock() {
             // Others may have read, or left, what this set was not told of.
-            inner.adopted.iter_mut().filter(|entry| entry.conn.slot.has(flag::REGISTERED_TWICE)).for_each(|entry| {
-                entry.hint = true;
-            });
+            inner.adopted.iter_mut().filter(|entry| entry.shared).for_each(|entry| entry.hint = true);
         }
     }
 }
@@ -209,12 +222,9 @@ fn take_news(set: &Set, limit: Option<u64>, mask: *const sigset_t) -> Result<(),
         for event in news.iter().take(n as usize) {
             match event.u64 {
                 // Wake 0 wakes every outer epoll by itself; only who sleeps in poll has to be told (see `rouse_all`).
-                TAG_SET | TAG_WAKE | TAG_WAKE0 => {}
-                fd => {
-                    if let Some(entry) = inner.entry(fd as RawFd) {
-                        entry.hint = true;
-                    }
-                }
+                TAG_WAKE | TAG_WAKE0 => {}
+                TAG_SET => set.kernel_due.store(true, Ordering::SeqCst),
+                fd => inner.hint(fd as RawFd),
             }
         }
     }
@@ -259,7 +269,7 @@ fn real_wait(epfd: RawFd, out: &mut [epoll_event], limit_ns: Option<u64>, mask: 
 pub fn readable(epfd: RawFd, events: c_short) -> c_short {
     let Some(set) = set::of(epfd) else { return 0 };
     let _ = take_news(set, Some(0), std::ptr::null());
-    let adopted = set.lock().is_some_and(|inner| stirred(&inner));
+    let adopted = set.lock().is_some_and(|inner| inner.stirred(set));
     let mut kernels = libc::pollfd { fd: epfd, events, revents: 0 };
     // SAFETY: one entry, no waiting.
     unsafe { real::poll(&mut kernels, 1, 0) };
@@ -269,7 +279,7 @@ pub fn readable(epfd: RawFd, events: c_short) -> c_short {
 
 /// For a second look: has an adopted entry stirred? By the outer epoll's descriptor.
 pub fn any_ready(outer: RawFd) -> bool {
-    set::by_outer(outer).and_then(Set::lock).is_some_and(|inner| stirred(&inner))
+    set::by_outer(outer).is_some_and(|set| set.lock().is_some_and(|inner| inner.stirred(set)))
 }
 
 /// The outer epoll that is to be watched in place of a set with adopted entries.

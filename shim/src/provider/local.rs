@@ -4,7 +4,7 @@
 //! Everything in the mapping may be written by the peer at any time; only the stream's ports read it, word by word.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use tandem_protocol::board::Board;
 use tandem_protocol::pair;
@@ -23,6 +23,9 @@ pub struct Pair {
     pub index: u32,
     pub role: u8,
     base: *mut u8,
+    /// One bit a conn: the peer sets it in ours, we in the peer's.
+    news: *const AtomicU64,
+    peer_news: *const AtomicU64,
     peer_board: *const Board,
     peer_wake0: RawFd,
     channel: RawFd,
@@ -105,6 +108,8 @@ fn build(instance: u64, id: u32, role: u8, parts: &Parts) -> Option<&'static Pai
     fresh.index = index;
     fresh.role = role;
     fresh.base = base;
+    let news = |role: u8| pair::news_offset(role & 1).map_or(std::ptr::null(), |at| base.wrapping_add(at).cast());
+    (fresh.news, fresh.peer_news) = (news(role), news(role ^ 1));
     fresh.peer_board = board.cast();
     fresh.peer_wake0 = parts.wake0;
     fresh.channel = parts.channel;
@@ -195,6 +200,44 @@ impl Pair {
             }
             _ => self.release(place),
         }
+    }
+
+    /// Tells the peer's epoll sets that this conn is to be looked at. The caller has put a full fence behind what it stored;
+    /// whoever clears the bit looks after that, so a bit that is set already will do.
+    #[inline]
+    pub fn tell_news(&self, conn: u32) {
+        let (at, bit) = (conn as usize / 64, 1 << (conn % 64));
+        if at < pair::NEWS_WORDS {
+            // SAFETY: NEWS_WORDS words stand there, in a mapping that is never unmapped, and aligned.
+            let word = unsafe { &*self.peer_news.add(at) };
+            if word.load(Ordering::Relaxed) & bit == 0 {
+                word.fetch_or(bit, Ordering::SeqCst);
+                // Then the caller looks who sleeps.
+                fence(Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Conns of `mask` in word `at` that the peer has news of; they are cleared, and looked at afterwards.
+    #[inline]
+    pub fn take_news(&self, at: usize, mask: u64) -> u64 {
+        let there = self.news(at) & mask;
+        if there != 0 {
+            // SAFETY: as in `news`, which was not 0.
+            unsafe { &*self.news.add(at) }.fetch_and(!there, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+        }
+        there
+    }
+
+    /// As [`Pair::take_news`], and leaves them.
+    #[inline]
+    pub fn news(&self, at: usize) -> u64 {
+        if at >= pair::NEWS_WORDS {
+            return 0;
+        }
+        // SAFETY: NEWS_WORDS words stand there, in a mapping that is never unmapped, and aligned.
+        unsafe { &*self.news.add(at) }.load(Ordering::Relaxed)
     }
 
     /// Wakes the peer's sleeper `id` if it sleeps and has not been woken from this sleep already.

@@ -39,6 +39,8 @@ pub struct Conn {
     pub slot: SlotRef,
     pub fd: RawFd,
     pub pair: &'static Pair,
+    /// Its number in the pair.
+    pub number: u32,
     /// The direction that we write.
     pub out: LocalPort<'static>,
     /// The direction that we read.
@@ -53,7 +55,8 @@ impl Conn {
         }
         let pair = local::pair(slot.pair.load(Ordering::Acquire).wrapping_sub(1))?;
         let conn = slot.conn.load(Ordering::Relaxed);
-        Some(Conn { slot, fd, pair, out: pair.port(conn, pair.role)?, inward: pair.port(conn, pair.role ^ 1)? })
+        let (out, inward) = (pair.port(conn, pair.role)?, pair.port(conn, pair.role ^ 1)?);
+        Some(Conn { slot, fd, pair, number: conn, out, inward })
     }
 
     /// The peer's half of the words is this companion's.
@@ -85,6 +88,7 @@ impl Conn {
         port.fence();
         let named = port.load(word);
         if named != 0 {
+            self.pair.tell_news(self.number);
             self.pair.wake((named - 1) as u32);
         }
     }

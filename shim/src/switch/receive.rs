@@ -186,7 +186,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
     if slot.has(flag::LEAVING | flag::URGENT) || settled && debug::wants_fail_back() {
         leave(conn, &mut side);
     }
-    let mut freed = false;
+    let (mut freed, mut by_tcp) = (false, false);
     let outcome = loop {
         let Some((to, room)) = sink.next() else { break Step::Full };
         let mut tcp = Anchor::of(conn);
@@ -204,6 +204,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
                 if !peek {
                     count(conn, from, n);
                     freed |= from == Source::Companion;
+                    by_tcp |= from == Source::Tcp;
                 }
                 // Where one source ends another may go on: TCP's rest, then the ring; the ring, then TCP again.
                 let more = peek || side.reader.readable(&conn.inward) || side.reader.state() == RState::Rejoin;
@@ -225,7 +226,12 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
         (_, outcome) => outcome,
     };
     pass_on(conn, &side);
+    // Ring bytes that stood behind TCP's rest can be read now: news that the peer told too early.
+    let uncovered = by_tcp && !peek && side.reader.readable(&conn.inward);
     drop(side);
+    if uncovered {
+        epoll::rouse(slot);
+    }
     if freed {
         conn.wake_writer();
     }

@@ -61,6 +61,7 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
             // Counted, then one more look: room that came in between would be nobody's edge.
             refused = true;
             slot.no_space.fetch_add(1, Ordering::SeqCst);
+            epoll::rouse(slot);
             continue;
         }
         let Some(patience) = &mut patience else {
@@ -248,6 +249,7 @@ pub fn finish(conn: &Conn, half: bool) {
             side.writer.finish(&conn.out);
         }
         conn.slot.send_phase.store(IN_KERNEL, Ordering::SeqCst);
+        epoll::rouse(conn.slot);
         return;
     }
 }

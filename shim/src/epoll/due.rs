@@ -1,0 +1,239 @@
+//! Which adopted entries are to be looked at: found in the order of those, not of all.
+//!
+//! An entry becomes due by what can change its answer: the peer's news of its connection (a bit that the peer sets, see
+//! `Pair::tell_news`), the kernel's news of its anchor (the outer epoll), epoll_ctl, or something that this process did to
+//! the connection elsewhere ([`Mail`]). An entry that was ready stays due, for it may be level-triggered. Only entries
+//! whose connection other sets watch too are looked through each time: the peer's bit serves one set.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+
+use super::collect::changed;
+use super::set::{Inner, Set};
+use crate::provider::local::Pair;
+use crate::slot::{SlotRef, flag};
+use crate::switch::Conn;
+
+/// The entries of one set whose connections are with one peer process.
+struct News {
+    pair: &'static Pair,
+    /// One bit a connection.
+    mask: Vec<u64>,
+    /// The number it is registered by, by the connection's number.
+    by: Vec<RawFd>,
+}
+
+#[derive(Default)]
+pub struct Due {
+    queue: VecDeque<RawFd>,
+    news: Vec<News>,
+    /// Entries whose connections are registered elsewhere too.
+    shared: usize,
+}
+
+impl Due {
+    /// From here on the peer's news of the connection are this entry's.
+    fn expect(&mut self, conn: &Conn, fd: RawFd) {
+        let number = conn.number as usize;
+        let known = self.news.iter().position(|news| std::ptr::eq(news.pair, conn.pair));
+        let at = known.unwrap_or_else(|| {
+            self.news.push(News { pair: conn.pair, mask: Vec::new(), by: Vec::new() });
+            self.news.len() - 1
+        });
+        let Some(news) = self.news.get_mut(at) else { return };
+        if news.by.len() <= number {
+            let length = (number + 1).next_multiple_of(64);
+            news.by.resize(length, -1);
+            news.mask.resize(length / 64, 0);
+        }
+        if let (Some(by), Some(mask)) = (news.by.get_mut(number), news.mask.get_mut(number / 64)) {
+            *by = fd;
+            *mask |= 1 << (number % 64);
+        }
+    }
+
+    fn expect_no_more(&mut self, conn: &Conn) {
+        let number = conn.number as usize;
+        let known = self.news.iter_mut().find(|news| std::ptr::eq(news.pair, conn.pair));
+        if let Some(mask) = known.and_then(|news| news.mask.get_mut(number / 64)) {
+            *mask &= !(1 << (number % 64));
+        }
+    }
+
+    /// Is there news of any entry?
+    fn has_news(&self) -> bool {
+        self.news.iter().any(|news| news.mask.iter().enumerate().any(|(at, &mask)| news.pair.news(at) & mask != 0))
+    }
+
+    fn next_news(&mut self, found: &mut Vec<RawFd>) {
+        for news in &mut self.news {
+            for (at, &mask) in news.mask.iter().enumerate() {
+                let mut bits = news.pair.take_news(at, mask);
+                while bits != 0 {
+                    let number = at * 64 + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    found.extend(news.by.get(number));
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// An entry has been adopted: it is looked at, and its news are awaited.
+    pub fn begin_watching(&mut self, place: usize) {
+        let Some(entry) = self.adopted.get_mut(place) else { return };
+        let (fd, conn) = (entry.fd, entry.conn);
+        entry.shared = conn.slot.has(flag::REGISTERED_TWICE);
+        if entry.shared {
+            self.due.shared += 1;
+        } else {
+            self.due.expect(&conn, fd);
+        }
+        self.make_due(fd);
+    }
+
+    /// Other sets have come to watch the connection of an entry that was alone.
+    pub fn share(&mut self, fd: RawFd) {
+        let Some(entry) = self.entry(fd).filter(|entry| !entry.shared) else { return };
+        entry.shared = true;
+        let conn = entry.conn;
+        self.due.shared += 1;
+        self.due.expect_no_more(&conn);
+    }
+
+    pub fn end_watching(&mut self, conn: &Conn, shared: bool) {
+        if shared {
+            self.due.shared -= 1;
+        } else {
+            self.due.expect_no_more(conn);
+        }
+    }
+
+    /// The kernel has news of an anchor.
+    pub fn hint(&mut self, fd: RawFd) {
+        if let Some(entry) = self.entry(fd) {
+            entry.hint = true;
+            let (slot, shared) = (entry.conn.slot, entry.shared);
+            if shared {
+                self.hint_all_of(slot);
+            }
+            self.make_due(fd);
+        } else if let Some((_, stirred)) = self.ghosts.get_mut(&fd) {
+            *stirred = true;
+        }
+    }
+
+    /// The kernel has news for each number of a connection, one after the other: they are told together, the last that was
+    /// registered first, as the kernel does.
+    fn hint_all_of(&mut self, slot: SlotRef) {
+        for place in (0..self.adopted.len()).rev() {
+            if let Some(entry) = self.adopted.get_mut(place).filter(|entry| entry.shared && entry.conn.slot == slot) {
+                entry.hint = true;
+                let fd = entry.fd;
+                self.make_due(fd);
+            }
+        }
+    }
+
+    /// Nothing tells of the anchors.
+    pub fn look_at_all(&mut self) {
+        for place in 0..self.adopted.len() {
+            if let Some(entry) = self.adopted.get_mut(place) {
+                entry.hint = true;
+                let fd = entry.fd;
+                self.make_due(fd);
+            }
+        }
+    }
+
+    pub fn make_due(&mut self, fd: RawFd) {
+        if let Some(entry) = self.entry(fd).filter(|entry| !entry.due) {
+            entry.due = true;
+            self.due.queue.push_back(fd);
+        }
+    }
+
+    /// The place of the next entry that is to be looked at, which then is due no longer.
+    pub fn next_due(&mut self) -> Option<usize> {
+        loop {
+            let fd = self.due.queue.pop_front()?;
+            let Some(&place) = self.place.get(&fd) else { continue };
+            if let Some(entry) = self.adopted.get_mut(place) {
+                entry.due = false;
+                return Some(place);
+            }
+        }
+    }
+
+    /// How many are to be looked at, after all news are in.
+    pub fn gather_due(&mut self, mail: &Mail) -> usize {
+        let mut found = std::mem::take(&mut self.found);
+        self.due.next_news(&mut found);
+        if mail.any() {
+            let (slots, all) = mail.take();
+            let meant = |slot: &SlotRef| all || slots.contains(&(slot.index + 1));
+            found.extend(self.adopted.iter().rev().filter(|entry| meant(&entry.conn.slot)).map(|entry| entry.fd));
+        }
+        if self.due.shared > 0 {
+            found
+                .extend(self.adopted.iter().rev().filter(|entry| entry.shared && changed(entry)).map(|entry| entry.fd));
+        }
+        for fd in found.drain(..) {
+            self.make_due(fd);
+        }
+        self.found = found;
+        self.due.queue.len()
+    }
+
+    /// Might any adopted entry have something to report? Loads only: no lock of a slot, no call.
+    pub fn stirred(&self, set: &Set) -> bool {
+        !self.due.queue.is_empty()
+            || set.mail.any()
+            || self.due.has_news()
+            || self.due.shared > 0 && self.adopted.iter().any(|entry| entry.shared && changed(entry))
+    }
+}
+
+const LETTERS: usize = 16;
+
+/// Connections whose state this process has changed, for a set to look at: posted without the set's lock, under a slot's.
+pub struct Mail {
+    slots: [AtomicU32; LETTERS],
+    /// More than there was room for.
+    all: AtomicBool,
+    any: AtomicBool,
+}
+
+impl Mail {
+    pub const fn new() -> Mail {
+        Mail { slots: [const { AtomicU32::new(0) }; LETTERS], all: AtomicBool::new(false), any: AtomicBool::new(false) }
+    }
+
+    pub fn post(&self, slot: SlotRef) {
+        // A letter that lies there already is taken by somebody who looks at the connection after this.
+        fence(Ordering::SeqCst);
+        let letter = slot.index + 1;
+        let lies = |place: &AtomicU32| {
+            let there = place.load(Ordering::Relaxed);
+            there == letter
+                || there == 0 && place.compare_exchange(0, letter, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        if !self.slots.iter().any(lies) {
+            self.all.store(true, Ordering::Release);
+        }
+        self.any.store(true, Ordering::SeqCst);
+    }
+
+    fn any(&self) -> bool {
+        self.any.load(Ordering::SeqCst)
+    }
+
+    /// The letters (slot + 1, 0: none), and whether there were more.
+    fn take(&self) -> ([u32; LETTERS], bool) {
+        self.any.store(false, Ordering::SeqCst);
+        let slots = std::array::from_fn(|at| self.slots.get(at).map_or(0, |slot| slot.swap(0, Ordering::AcqRel)));
+        (slots, self.all.swap(false, Ordering::AcqRel))
+    }
+}
