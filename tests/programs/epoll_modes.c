@@ -1,8 +1,13 @@
 /* EPOLLEXCLUSIVE entries, ONESHOT re-armed by another thread, edges with partial reads, MOD and DEL and their errors,
- * several events at once, a dup in the set. `tolerant` as argument: an edge without news may come, as epoll allows. */
+ * several events at once, a dup in the set. `tolerant` as argument: an edge without news may come, and several events
+ * in any order, as epoll allows. */
 #include "common.h"
 
 static int set, connection;
+static int by_data(const void *one, const void *other)
+{
+    return (int)((const struct epoll_event *)one)->data.u32 - (int)((const struct epoll_event *)other)->data.u32;
+}
 static void ask(int fd, int bytes) /* the peer sends so many */
 {
     send_all(fd, (char[]){ bytes }, 1);
@@ -12,6 +17,7 @@ static int look(const char *what, int milliseconds)
     struct epoll_event events[4];
     int n = epoll_wait(set, events, 4, milliseconds);
     say("%s: %d", what, n);
+    if (arg_count && n > 1) qsort(events, n, sizeof *events, by_data);
     for (int i = 0; i < n; i++) say("  data %d %s", events[i].data.u32, events_text(events[i].events));
     return n;
 }

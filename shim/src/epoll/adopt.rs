@@ -244,6 +244,8 @@ impl Set {
         // SAFETY: the application's descriptors, an event on this frame.
         unsafe { real::epoll_ctl(self.fd.load(Ordering::Acquire), libc::EPOLL_CTL_ADD, fd, &mut event) };
         inner.native.insert(fd, Entered { slot, events, data });
+        inner.returned = true;
+        self.kernel_due.store(true, Ordering::Release);
     }
 
     /// Takes the kicks (see `adopt_one`) out of what the kernel's own wait returned; how many events remain.

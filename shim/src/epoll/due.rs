@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
+use super::adopt::Adopted;
 use super::collect::changed;
 use super::set::{Inner, Set};
 use crate::provider::local::Pair;
@@ -115,25 +116,14 @@ impl Inner {
     pub fn hint(&mut self, fd: RawFd) {
         if let Some(entry) = self.entry(fd) {
             entry.hint = true;
-            let (slot, shared) = (entry.conn.slot, entry.shared);
-            if shared {
-                self.hint_all_of(slot);
+            if entry.shared {
+                let slot = entry.conn.slot;
+                let same = |entry: &&mut Adopted| entry.conn.slot == slot;
+                self.adopted.iter_mut().filter(same).for_each(|entry| entry.hint = true);
             }
             self.make_due(fd);
         } else if let Some((_, stirred)) = self.ghosts.get_mut(&fd) {
             *stirred = true;
-        }
-    }
-
-    /// The kernel has news for each number of a connection, one after the other: they are told together, the last that was
-    /// registered first, as the kernel does.
-    fn hint_all_of(&mut self, slot: SlotRef) {
-        for place in (0..self.adopted.len()).rev() {
-            if let Some(entry) = self.adopted.get_mut(place).filter(|entry| entry.shared && entry.conn.slot == slot) {
-                entry.hint = true;
-                let fd = entry.fd;
-                self.make_due(fd);
-            }
         }
     }
 
@@ -149,9 +139,19 @@ impl Inner {
     }
 
     pub fn make_due(&mut self, fd: RawFd) {
-        if let Some(entry) = self.entry(fd).filter(|entry| !entry.due) {
+        let Some(entry) = self.entry(fd).filter(|entry| !entry.due) else { return };
+        if !entry.shared {
             entry.due = true;
             self.due.queue.push_back(fd);
+            return;
+        }
+        // All numbers of the connection are told together, the last that was registered first, as the kernel does.
+        let slot = entry.conn.slot;
+        let Inner { adopted, due, .. } = self;
+        let same = |entry: &&mut Adopted| entry.shared && !entry.due && entry.conn.slot == slot;
+        for entry in adopted.iter_mut().rev().filter(same) {
+            entry.due = true;
+            due.queue.push_back(entry.fd);
         }
     }
 

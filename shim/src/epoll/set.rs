@@ -61,6 +61,8 @@ pub struct Inner {
     pub found: Vec<RawFd>,
     /// Counts collections.
     pub turn: usize,
+    /// An entry was given back to the kernel: it is asked at once.
+    pub returned: bool,
     pub wake: Option<Wake>,
 }
 

@@ -107,7 +107,7 @@ fn by_kernel(
 fn gather(set: &Set, epfd: RawFd, out: &mut [epoll_event], mask: *const sigset_t) -> Result<usize, i32> {
     let Some(mut inner) = set.lock() else { return Err(libc::EINTR) };
     let mut found = collect(set, &mut inner, out);
-    let kernel_too = found == 0 || inner.turn % KERNEL_TURN == 0;
+    let kernel_too = std::mem::take(&mut inner.returned) || found == 0 || inner.turn % KERNEL_TURN == 0;
     drop(inner);
     if kernel_too && found < out.len() && set.outer.load(Ordering::Acquire) >= 0 {
         // What the outer epoll has to say of the anchors, and of the kernel's set.
