@@ -35,7 +35,7 @@ pub struct Adopted {
     pub seen_consumed: u64,
     pub seen_delivered: u64,
     pub seen_no_space: u32,
-    /// A send found no room, and no edge was reported since.
+    /// A send found no room, or the entry is new or set anew, and no edge was reported since.
     pub edge_due: bool,
     pub seen_turns: u32,
     /// There are bytes that cannot be read before others.
@@ -159,7 +159,7 @@ impl Set {
             seen_consumed: 0,
             seen_delivered: 0,
             seen_no_space: conn.slot.no_space.load(Ordering::Acquire),
-            edge_due: false,
+            edge_due: true,
             behind: false,
             seen_turns: 0,
             mark: 0,

@@ -142,7 +142,7 @@ impl Set {
                         return Outcome::Fail(libc::EINVAL);
                     }
                     (entry.events, entry.data) = (events, data);
-                    (entry.hint, entry.hot, entry.spent) = (true, true, false);
+                    (entry.hint, entry.hot, entry.spent, entry.edge_due) = (true, true, false, true);
                 }
                 inner.make_due(fd);
                 self.rouse();

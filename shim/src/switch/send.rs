@@ -280,12 +280,12 @@ pub fn pump(conn: &Conn) -> bool {
 fn writable(conn: &Conn, side: &mut SendGuard<'_>) -> bool {
     let limit = conn.slot.limit.load(Ordering::Relaxed);
     let used = side.writer.unconsumed(&conn.out) as u64;
-    used <= limit - limit / 3 && (side.writer.room(&conn.out) > 0 || can_grow(side))
+    used <= limit - limit / 3 && (side.writer.room(&conn.out) > 0 || can_grow(conn, side))
 }
 
-fn can_grow(side: &SendGuard<'_>) -> bool {
+fn can_grow(conn: &Conn, side: &mut SendGuard<'_>) -> bool {
     let [current, ..] = side.writer.places();
-    current.size() < tandem_protocol::pair::BIG_RING_BYTES as u64
+    current.size() < tandem_protocol::pair::BIG_RING_BYTES as u64 && side.writer.want_growth(&conn.out, 1)
 }
 
 /// Bytes accepted and not yet read by the peer: SIOCOUTQ.
