@@ -13,8 +13,6 @@ static void scenario(int fd)
     send_pattern(fd, 0, length, is_server);
     say("written");
     drain(fd, 0, length, !is_server, 50000);
-    shutdown(fd, SHUT_WR);
-    drain(fd, 0, 1, 0, 1);
-    close(fd);
+    shut_and_close(fd);
 }
 PAIR_MAIN(scenario)

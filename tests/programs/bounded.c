@@ -36,8 +36,6 @@ static void scenario(int fd)
     say("%s", events_text(look.revents));
     await(1);
     send_pattern(fd, taken, 5000, 5);
-    shutdown(fd, SHUT_WR);
-    drain(fd, 0, 1, 0, 1);
-    close(fd);
+    shut_and_close(fd);
 }
 PAIR_MAIN(scenario)

@@ -199,6 +199,17 @@ static uint64_t drain(int fd, uint64_t position, uint64_t length, uint32_t key, 
     free(buffer);
     return done;
 }
+/* Sees the other end's end, with nothing before it, then closes. */
+static void close_after_peer(int fd)
+{
+    drain(fd, 0, 1, 0, 1);
+    close(fd);
+}
+static void shut_and_close(int fd)
+{
+    shutdown(fd, SHUT_WR);
+    close_after_peer(fd);
+}
 /* Reads exactly length bytes, whose number is no part of the outcome. */
 static void take_right(int fd, uint64_t position, uint64_t length, uint32_t key)
 {
@@ -212,6 +223,27 @@ static void take_right(int fd, uint64_t position, uint64_t length, uint32_t key)
     }
     say("all that was taken came, right %d", left == 0);
     free(buffer);
+}
+/* One message each way, the client's first, checked. The client's content has this key, the server's the next. */
+static void exchange(int fd, void *bytes, uint64_t position, size_t length, uint32_t key)
+{
+    if (is_server) recv_all(fd, bytes, length);
+    if (is_server && !right(bytes, position, length, key)) die("wrong");
+    send_pattern(fd, position, length, key + is_server);
+    if (!is_server) recv_all(fd, bytes, length);
+    if (!is_server && !right(bytes, position, length, key + 1)) die("wrong");
+}
+/* The peer in answer() sends so many bytes. */
+static void ask(int fd, int bytes)
+{
+    send_all(fd, (char[]){ bytes }, 1);
+}
+static void answer(int fd)
+{
+    char bytes[256] = { 0 };
+    uint8_t count;
+    while (recv(fd, &count, 1, 0) == 1) send_all(fd, bytes, count);
+    close(fd);
 }
 static int queued(int fd)
 {
@@ -284,6 +316,21 @@ static void wait_state(int pid, int tid, char state)
         nap(3);
     }
 }
+/* Other threads do what is waited for, within 5 s or not at all: the program says what it then sees. */
+static void wait_changed(_Atomic int *value, int from)
+{
+    uint64_t deadline = now_us() + 5000000;
+    while (*value == from && now_us() < deadline) nap(1);
+}
+static void all_asleep(_Atomic int *tids, int count)
+{
+    for (int i = 0; i < count; i++) {
+        while (!tids[i]) nap(1);
+        uint64_t deadline = now_us() + 5000000;
+        while (state_of(getpid(), tids[i]) != 'S' && now_us() < deadline) nap(1);
+    }
+    nap(20);
+}
 
 static void plain_ping_pongs(int fd, int count)
 {
@@ -347,6 +394,11 @@ static void no_delay(int fd)
     int on = 1;
     need(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on));
 }
+static void reset_on_close(int fd)
+{
+    struct linger linger = { 1, 0 };
+    need(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+}
 static int raw_connect(void)
 {
     uint64_t deadline = now_us() + 20000000;
@@ -407,6 +459,13 @@ static void each_pass(char **argv, void (*scenario)(int fd))
         scenario(fd);
     }
     warm = NULL;
+}
+/* The case that the first argument names; the list ends with { 0 }. */
+struct named { const char *name; void (*body)(int fd); };
+static void run_named(const struct named *cases, int fd)
+{
+    for (; cases->name; cases++)
+        if (!strcmp(args[0], cases->name)) cases->body(fd);
 }
 #define PAIR_MAIN(scenario) \
     int main(int argc, char **argv) \

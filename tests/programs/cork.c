@@ -40,8 +40,6 @@ static void scenario(int fd)
     for (int i = 0; i < 100; i++) send_pattern(fd, 9000 + i * 7, 7, 12);
     cork(fd, 1);
     send_pattern(fd, 9700, 300, 12);
-    shutdown(fd, SHUT_WR); /* pushes what is corked */
-    drain(fd, 0, 1, 0, 1);
-    close(fd);
+    shut_and_close(fd); /* pushes what is corked */
 }
 PAIR_MAIN(scenario)

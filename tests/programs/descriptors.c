@@ -32,8 +32,7 @@ static void scenario(int fd)
     bool limit = !strcmp(args[0], "limit"), range = !strcmp(args[0], "close_range"), loop = !strcmp(args[0], "close_loop");
     if (is_server) {
         if (limit) plain_ping_pongs(fd, 20);
-        drain(fd, 0, 1, 0, 1);
-        close(fd);
+        close_after_peer(fd);
         return;
     }
     say("open %d", open_ones());

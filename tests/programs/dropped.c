@@ -19,9 +19,7 @@ static void scenario(int fd)
     take_right(fd, LARGE, 2 * LARGE, 24 + !is_server);
     join(thread);
     plain_ping_pongs(fd, 50);
-    shutdown(fd, SHUT_WR);
-    drain(fd, 0, 1, 0, 1);
-    close(fd);
+    shut_and_close(fd);
 }
 int main(int argc, char **argv)
 {

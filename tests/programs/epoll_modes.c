@@ -8,10 +8,6 @@ static int by_data(const void *one, const void *other)
 {
     return (int)((const struct epoll_event *)one)->data.u32 - (int)((const struct epoll_event *)other)->data.u32;
 }
-static void ask(int fd, int bytes) /* the peer sends so many */
-{
-    send_all(fd, (char[]){ bytes }, 1);
-}
 static int look(const char *what, int milliseconds)
 {
     struct epoll_event events[4];
@@ -43,9 +39,7 @@ static void scenario(int fd)
     char bytes[64];
     connection = fd;
     if (is_server) {
-        uint8_t count;
-        while (recv(fd, &count, 1, 0) == 1) send_all(fd, bytes, count);
-        close(fd);
+        answer(fd);
         return;
     }
     set = need(epoll_create1(EPOLL_CLOEXEC));

@@ -9,8 +9,7 @@ static void scenario(int fd)
         send_pattern(fd, 0, 40000, 16);
         shutdown(fd, SHUT_WR);
         tell(0);
-        drain(fd, 0, 1, 0, 1);
-        close(fd);
+        close_after_peer(fd);
         return;
     }
     await(0);

@@ -43,12 +43,8 @@ int main(int argc, char **argv)
     }
     tell(1);
     await(2);
-    if (is_server) {
-        shutdown(fd, SHUT_WR);
-    } else {
-        struct linger linger = { 1, 0 };
-        need(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
-    }
+    if (is_server) shutdown(fd, SHUT_WR);
+    else reset_on_close(fd);
     close(fd);
     tell(3);
     await(4);

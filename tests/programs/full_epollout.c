@@ -6,8 +6,7 @@ static void scenario(int fd)
     if (is_server) {
         await(0);
         take_right(fd, 0, page->word[0], 15);
-        drain(fd, 0, 1, 0, 1);
-        close(fd);
+        close_after_peer(fd);
         return;
     }
     uint64_t taken = stuff(fd, 0, 1u << 30, 15, 60000);

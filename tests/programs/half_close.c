@@ -82,8 +82,7 @@ static void abortive(int fd)
         report("recv", recv(fd, bytes, sizeof bytes, 0));
         report("send", send(fd, bytes, 1, MSG_NOSIGNAL));
     } else {
-        struct linger linger = { 1, 0 };
-        need(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+        reset_on_close(fd);
     }
 }
 /* Both directions closed at once, data in flight both ways. */
@@ -95,11 +94,10 @@ static void both_ways(int fd)
 }
 static void scenario(int fd)
 {
-    struct { const char *name; void (*body)(int); } cases[] = {
+    static const struct named cases[] = {
         { "late_reply", late_reply }, { "read_side", read_side }, { "unread", unread },
-        { "abortive", abortive }, { "both_ways", both_ways } };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        if (!strcmp(args[0], cases[i].name)) cases[i].body(fd);
+        { "abortive", abortive }, { "both_ways", both_ways }, { 0 } };
+    run_named(cases, fd);
     report("close", close(fd));
 }
 PAIR_MAIN(scenario)

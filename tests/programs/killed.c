@@ -115,12 +115,11 @@ static void dies_in_traffic(int fd)
 }
 static void scenario(int fd)
 {
-    struct { const char *name; void (*body)(int); } cases[] = {
+    static const struct named cases[] = {
         { "writer_dies", writer_dies }, { "writer_dies_reader_reads", writer_dies_reader_reads },
         { "idle_peer_dies", idle_peer_dies }, { "reader_dies_writer_waits", reader_dies_writer_waits },
-        { "reader_dies_unread", reader_dies_unread }, { "dies_in_traffic", dies_in_traffic } };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        if (!strcmp(args[0], cases[i].name)) cases[i].body(fd);
+        { "reader_dies_unread", reader_dies_unread }, { "dies_in_traffic", dies_in_traffic }, { 0 } };
+    run_named(cases, fd);
     close(fd);
 }
 PAIR_MAIN(scenario)

@@ -25,13 +25,7 @@ static void use_up(int left)
 static void scenario(int fd)
 {
     static char bytes[100000];
-    for (int i = 0; i < 40; i++) {
-        if (is_server) recv_all(fd, bytes, sizeof bytes);
-        if (is_server && !right(bytes, i * sizeof bytes, sizeof bytes, 22)) die("wrong");
-        send_pattern(fd, i * sizeof bytes, sizeof bytes, 22 + is_server);
-        if (!is_server) recv_all(fd, bytes, sizeof bytes);
-        if (!is_server && !right(bytes, i * sizeof bytes, sizeof bytes, 23)) die("wrong");
-    }
+    for (int i = 0; i < 40; i++) exchange(fd, bytes, i * sizeof bytes, sizeof bytes, 22);
     shutdown(fd, SHUT_WR);
     drain(fd, 0, 1, 0, 1);
     if (!is_server && !strcmp(args[0], "maps")) {

@@ -10,8 +10,7 @@ static void scenario(int fd)
             recv_all(fd, &byte, 1);
             send_all(fd, "n", 1);
         }
-        drain(fd, 0, 1, 0, 1);
-        close(fd);
+        close_after_peer(fd);
         return;
     }
     int set[DEEP], below = fd, deep = 0;

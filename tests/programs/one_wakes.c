@@ -27,15 +27,6 @@ static void *waiter(void *argument)
     }
     return NULL;
 }
-static void all_asleep(void)
-{
-    for (int i = 0; i < THREADS; i++) {
-        while (!tids[i]) nap(1);
-        uint64_t deadline = now_us() + 5000000;
-        while (state_of(getpid(), tids[i]) != 'S' && now_us() < deadline) nap(1);
-    }
-    nap(20);
-}
 static void scenario(int fd)
 {
     char byte;
@@ -62,11 +53,10 @@ static void scenario(int fd)
     over = 0;
     for (intptr_t i = 0; i < THREADS; i++) threads[i] = start(waiter, (void *)i);
     for (int i = 0; i < 3; i++) {
-        all_asleep();
+        all_asleep(tids, THREADS);
         returned = 0;
         tell(0);
-        uint64_t deadline = now_us() + 5000000;
-        while (!returned && now_us() < deadline) nap(1);
+        wait_changed(&returned, 0);
         nap(40);
         say("one message, returned %d", returned);
         if (oneshot) need(epoll_ctl(set, EPOLL_CTL_MOD, fd, &event));

@@ -14,8 +14,7 @@ static void scenario(int fd)
         send_pattern(fd, WHOLE, 1000, 2);
         await(1);
         send_pattern(fd, WHOLE + 1000, 60, 2);
-        drain(fd, 0, 1, 0, 1);
-        close(fd);
+        close_after_peer(fd);
         return;
     }
     for (ssize_t n = 0, last = -1; n < WHOLE;) {

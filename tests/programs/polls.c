@@ -5,14 +5,12 @@ static void scenario(int fd)
 {
     char bytes[64];
     if (is_server) {
-        uint8_t count;
-        while (recv(fd, &count, 1, 0) == 1) send_all(fd, bytes, count);
-        close(fd);
+        answer(fd);
         return;
     }
     int high = need(dup2(fd, FD_SETSIZE - 1));
     fd_set in, out, bad;
-#define ASK(n) send_all(fd, (char[]){ n }, 1), wait_queued(fd, n)
+#define ASK(n) ask(fd, n), wait_queued(fd, n)
 #define SETS() ({ FD_ZERO(&in); FD_ZERO(&out); FD_ZERO(&bad); FD_SET(high, &in); FD_SET(high, &out); FD_SET(high, &bad); })
     SETS();
     report("select, quiet", select(FD_SETSIZE, &in, &out, &bad, &(struct timeval){ 0, 0 }));

@@ -43,8 +43,7 @@ int main(int argc, char **argv)
             if (bytes[0] != i || bytes[1] != (uint32_t)e) die("answer of connection %u in %u", bytes[0], i);
             if (exchanges > 20 && e == 20) nap(20);
         }
-        struct linger linger = { 1, 0 };
-        need(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+        reset_on_close(fd);
         close(fd);
         if (i % 3 == 0) await_count(0, i + 1);
     }

@@ -24,8 +24,6 @@ static void scenario(int fd)
             }
     }
     say("sent %lu received %lu", (unsigned long)mine, (unsigned long)theirs);
-    shutdown(fd, SHUT_WR);
-    drain(fd, 0, 1, 0, 1);
-    close(fd);
+    shut_and_close(fd);
 }
 PAIR_MAIN(scenario)

@@ -25,8 +25,7 @@ static void scenario(int fd)
             recv_all(fd, &byte, 1);
             send_all(fd, "h", 1);
         }
-        drain(fd, 0, 1, 0, 1);
-        close(fd);
+        close_after_peer(fd);
         return;
     }
     int set = need(epoll_create1(0)); /* inherited on purpose */

@@ -19,8 +19,7 @@ static void scenario(int fd)
             stop_and_continue(slot);
             send_all(fd, "s", 1);
         }
-        drain(fd, 0, 1, 0, 1);
-        close(fd);
+        close_after_peer(fd);
         return;
     }
     int set = need(epoll_create1(EPOLL_CLOEXEC));

@@ -43,15 +43,11 @@ int main(int argc, char **argv)
     for (intptr_t i = 0; i < THREADS; i++) threads[i] = start(reader, (void *)i);
     for (int i = 0; i < 5; i++) {
         long before[THREADS];
-        for (int t = 0; t < THREADS; t++) {
-            while (!tids[t]) nap(1);
-            for (uint64_t end = now_us() + 5000000; state_of(getpid(), tids[t]) != 'S' && now_us() < end;) nap(1);
-        }
-        nap(20);
+        all_asleep(tids, THREADS);
         for (int t = 0; t < THREADS; t++) before[t] = switches(tids[t]);
         returned = 0;
         tell(0);
-        for (uint64_t end = now_us() + 5000000; !returned && now_us() < end;) nap(1);
+        wait_changed(&returned, 0);
         nap(30);
         int woken = 0;
         for (int t = 0; t < THREADS; t++) woken += switches(tids[t]) != before[t];

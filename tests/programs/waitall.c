@@ -31,9 +31,7 @@ static void scenario(int fd)
         pieces(fd, 1, 6, 30);
         await(8);
         send_pattern(fd, 40, 5, 1); /* then the end: WAITALL comes back short */
-        shutdown(fd, SHUT_WR);
-        drain(fd, 0, 1, 0, 1);
-        close(fd);
+        shut_and_close(fd);
         return;
     }
     tell(20);
