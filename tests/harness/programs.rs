@@ -21,14 +21,19 @@ pub fn program(name: &str) -> PathBuf {
     built.entry(name.to_owned()).or_insert_with(|| compile(name)).clone()
 }
 
+fn headers() -> impl Iterator<Item = PathBuf> {
+    let files = fs::read_dir(sources()).expect("directory of test programs").flatten().map(|entry| entry.path());
+    files.filter(|path| path.extension().is_some_and(|end| end == "h"))
+}
+
 fn compile(name: &str) -> PathBuf {
     let folder = target().join("test-programs");
     fs::create_dir_all(&folder).expect("directory for test programs");
     let source = sources().join(format!("{name}.c"));
     let binary = folder.join(name);
     let age = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
-    let newest = age(&source).max(age(&sources().join("common.h")));
-    assert!(newest.is_some(), "no source {source:?}");
+    assert!(source.exists(), "no source {source:?}");
+    let newest = headers().chain([source.clone()]).filter_map(|path| age(&path)).max();
     if age(&binary) > newest {
         return binary;
     }

@@ -1,21 +1,12 @@
 /* Signals under a send that waits for room: restarted or EINTR; a partly done one returns what was taken. */
 #include "common.h"
-
-static _Atomic int caught;
-static void handler(int signal) { atomic_fetch_add(&caught, 1); }
-static pid_t main_tid;
-static pthread_t main_thread;
+#include "kicks.h"
 
 static void *kicker(void *nothing)
 {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, NULL);
-    wait_state(getpid(), main_tid, 'S');
-    pthread_kill(main_thread, SIGUSR1);
-    uint64_t deadline = now_us() + 5000000;
-    while (!caught && now_us() < deadline) nap(1);
-    wait_state(getpid(), main_tid, 'S');
+    take_no_signal();
+    kick_main(SIGUSR1);
+    main_sleeps();
     tell(0); /* the peer reads all */
     return NULL;
 }
@@ -36,11 +27,9 @@ static void scenario(int fd)
         close(fd);
         return;
     }
-    struct sigaction action = { .sa_handler = handler, .sa_flags = restart ? SA_RESTART : 0 };
-    need(sigaction(SIGUSR1, &action, NULL));
+    set_action(SIGUSR1, restart ? SA_RESTART : 0);
     caught = 0;
-    main_tid = syscall(SYS_gettid);
-    main_thread = pthread_self();
+    this_is_main();
     uint64_t taken = partial ? 0 : stuff(fd, 0, 1u << 30, 14, 50000);
     pthread_t thread = 0;
     size_t length = partial ? 100u << 20 : 20000;

@@ -1,31 +1,19 @@
 /* Signals under a blocking recv, send and the polling calls: restarted, or EINTR, as each handler says.
  * The thread that sends the signals looks in /proc until the main thread sleeps. */
 #include "common.h"
+#include "kicks.h"
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* siginterrupt, sigset: programs use them */
 
-static _Atomic int caught;
-static void handler(int signal) { atomic_fetch_add(&caught, 1); }
-
 static int connection;
-static pid_t main_tid;
-static pthread_t main_thread;
 static _Atomic int kick; /* signals to send */
 static int kinds[8];
 
 /* Sends each signal when the main thread sleeps, then (if it went to sleep again) asks the peer for data. */
 static void *kicker(void *nothing)
 {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, NULL);
-    for (int i = 0; i < kick; i++) {
-        wait_state(getpid(), main_tid, 'S');
-        int before = caught;
-        pthread_kill(main_thread, kinds[i]);
-        uint64_t deadline = now_us() + 5000000;
-        while (caught == before && now_us() < deadline) nap(1);
-    }
-    wait_state(getpid(), main_tid, 'S'); /* in the restarted call, or in the await of finish() */
+    take_no_signal();
+    for (int i = 0; i < kick; i++) kick_main(kinds[i]);
+    main_sleeps(); /* in the restarted call, or in the await of finish() */
     tell(0);
     return NULL;
 }
@@ -76,11 +64,6 @@ static void one(const char *what, enum call call, int count, const int *signals)
     if (call == EPOLL) need(epoll_ctl(waiting, EPOLL_CTL_DEL, connection, NULL));
     tell(1); /* the peer's next byte */
 }
-static void set_action(int signal, int flags)
-{
-    struct sigaction action = { .sa_handler = handler, .sa_flags = flags };
-    need(sigaction(signal, &action, NULL));
-}
 static void timeout(int milliseconds)
 {
     struct timeval time = { milliseconds / 1000, milliseconds % 1000 * 1000 };
@@ -109,15 +92,15 @@ static void receive_cases(void)
     one("recv, both kinds: restart", RECV, SIGNALS(SIGUSR1, SIGUSR1));
     one("recv, both kinds: restart, then not", RECV, SIGNALS(SIGUSR1, SIGUSR2));
     one("recv, both kinds: not", RECV, SIGNALS(SIGUSR2));
-    signal(SIGUSR2, handler); /* BSD: restarts */
+    signal(SIGUSR2, count_signal); /* BSD: restarts */
     one("recv, signal()", RECV, SIGNALS(SIGUSR2));
     siginterrupt(SIGUSR2, 1);
     one("recv, siginterrupt 1", RECV, SIGNALS(SIGUSR2));
     siginterrupt(SIGUSR2, 0);
     one("recv, siginterrupt 0", RECV, SIGNALS(SIGUSR2));
-    sysv_signal(SIGUSR2, handler); /* no restart, once */
+    sysv_signal(SIGUSR2, count_signal); /* no restart, once */
     one("recv, sysv_signal", RECV, SIGNALS(SIGUSR2));
-    sigset(SIGUSR2, handler);
+    sigset(SIGUSR2, count_signal);
     one("recv, sigset", RECV, SIGNALS(SIGUSR2));
     signal(SIGUSR2, SIG_DFL);
     set_action(SIGUSR1, SA_RESTART);
@@ -138,13 +121,11 @@ static void scenario(int fd)
             send_all(fd, "z", 1);
             await_count(1, pass * BYTES + i);
         }
-        drain(fd, 0, 1, 0, 1);
-        close(fd);
+        close_after_peer(fd);
         return;
     }
     connection = fd;
-    main_tid = syscall(SYS_gettid);
-    main_thread = pthread_self();
+    this_is_main();
     receive_cases();
     close(fd);
 }
