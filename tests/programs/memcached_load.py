@@ -5,12 +5,12 @@ usage: memcached_load.py PORT SEED MEBIBYTES
 import random
 import socket
 import sys
-import threading
+
+from load import each_connection
 
 PORT, SEED, TOTAL = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) << 20
 NOISE = random.Random(SEED).randbytes(4 << 20)
 CONNECTIONS = 6
-results, failures = [], []
 
 
 def run(number):
@@ -48,23 +48,7 @@ def run(number):
         stream.write(b"quit\r\n")
         stream.flush()
         assert stream.read() == b"", "bytes after quit"
-    results.append((number, checked, done))
+    return checked, done
 
 
-def guarded(number):
-    try:
-        run(number)
-    except BaseException as error:
-        failures.append(f"{type(error).__name__}: {error}")
-
-
-threads = [threading.Thread(target=guarded, args=(number,)) for number in range(CONNECTIONS)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-for number, checked, done in sorted(results):
-    print(f"connection {number}: {checked} values right, {done} bytes")
-for failure in failures:
-    print(failure)
-sys.exit(1 if failures else 0)
+each_connection(CONNECTIONS, run, "values")

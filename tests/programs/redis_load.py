@@ -7,10 +7,11 @@ import socket
 import sys
 import threading
 
+from load import each_connection
+
 PORT, SEED, TOTAL = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) << 20
 NOISE = random.Random(SEED).randbytes(8 << 20)
 CONNECTIONS = 4
-failures = []
 
 
 def value(dice):
@@ -103,28 +104,7 @@ def run(number):
             done += size
         if replies.buffer:
             raise AssertionError("bytes after the last reply")
-    print_lock.acquire()
-    results.append((number, checked, done))
-    print_lock.release()
+    return checked, done
 
 
-print_lock, results = threading.Lock(), []
-
-
-def guarded(number):
-    try:
-        run(number)
-    except BaseException as error:
-        failures.append(f"{type(error).__name__}: {error}")
-
-
-threads = [threading.Thread(target=guarded, args=(number,)) for number in range(CONNECTIONS)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-for number, checked, done in sorted(results):
-    print(f"connection {number}: {checked} replies right, {done} bytes")
-for failure in failures:
-    print(failure)
-sys.exit(1 if failures else 0)
+each_connection(CONNECTIONS, run, "replies")
