@@ -1,10 +1,10 @@
 //! A real server and its real clients, all four ways: what the body observes must be the same each way.
 
 use std::net::{TcpListener, TcpStream};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::artifacts::native_only;
+use crate::patience::within;
 use crate::policyd::Policyd;
 use crate::process::{Launch, Outcome, Running, Scratch};
 use crate::proof::Proof;
@@ -27,18 +27,22 @@ impl Field {
     /// Starts the server, preloaded if this way says so, and waits until it accepts.
     #[track_caller]
     pub fn serve(&self, launch: Launch) -> Running {
-        let debug = self.way.debug();
-        let mut server = launch
-            .preload(self.way.for_server(&self.policyd))
-            .debug(debug.as_deref().filter(|_| self.way.server()))
-            .spawn(&self.scratch);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(!server.ended(), "{:?}: the server ended at once:\n{}", self.way, server.wait(Duration::ZERO));
-            assert!(Instant::now() < deadline, "{:?}: the server does not accept", self.way);
-            thread::sleep(Duration::from_millis(5));
-        }
+        let mut server = self.server(launch).spawn(&self.scratch);
+        let mut accepts = false;
+        within(Duration::from_secs(20), Duration::from_millis(5), || {
+            accepts = TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+            accepts || server.ended()
+        });
+        let fine = accepts || !server.ended();
+        assert!(fine, "{:?}: the server ended at once:\n{}", self.way, server.wait(Duration::ZERO));
+        assert!(accepts, "{:?}: the server does not accept", self.way);
         server
+    }
+
+    /// A server, preloaded if this way says so, ready to start.
+    pub fn server(&self, launch: Launch) -> Launch {
+        let debug = self.way.debug();
+        launch.preload(self.way.for_server(&self.policyd)).debug(debug.as_deref().filter(|_| self.way.server()))
     }
 
     /// A client, preloaded if this way says so, ready to start.
@@ -61,12 +65,9 @@ impl Field {
     }
 
     #[track_caller]
-    pub fn wait_for(&self, what: &str, seconds: u64, mut done: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(seconds);
-        while !done() {
-            assert!(Instant::now() < deadline, "{:?}: {what} did not come within {seconds} s", self.way);
-            thread::sleep(Duration::from_millis(10));
-        }
+    pub fn wait_for(&self, what: &str, seconds: u64, done: impl FnMut() -> bool) {
+        let came = within(Duration::from_secs(seconds), Duration::from_millis(10), done);
+        assert!(came, "{:?}: {what} did not come within {seconds} s", self.way);
     }
 }
 

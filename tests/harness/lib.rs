@@ -4,6 +4,8 @@
 //! - `artifacts`, `programs`: what is run (the built library and daemon; the C test programs, compiled once)
 //! - `process`, `policyd`: one running program; a policyd of the test's own
 //! - `ways`, `pair`, `page`: which ends are preloaded; two-ended programs and their hand-shake page
+//! - `apps`: a real server and its real clients, every way
+//! - `namespace`, `patience`: a network of the test's own; waiting for what others do
 //! - `proof`: what a test says that it has proved
 
 pub mod apps;
@@ -11,6 +13,7 @@ pub mod artifacts;
 pub mod namespace;
 pub mod page;
 pub mod pair;
+pub mod patience;
 pub mod policyd;
 pub mod process;
 pub mod programs;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::artifacts::native_only;
 use crate::namespace::Namespace;
 use crate::page::Page;
+use crate::patience::within;
 use crate::policyd::{Policyd, Status};
 use crate::process::{End, Launch, Outcome, Running, Scratch};
 use crate::programs::program;
@@ -335,13 +336,9 @@ pub fn ping_pong_carried(policyd: &Policyd) -> bool {
     };
     let mut ends = [launch("server"), launch("client")];
     let pids = ends.each_ref().map(Running::pid);
-    let deadline = Instant::now() + Duration::from_secs(5);
     let carried =
         |pid: u32| policyd.rows().iter().any(|row| row.pid == pid && row.tx_companion > 0 && row.rx_companion > 0);
-    while !pids.into_iter().all(carried) && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(10));
-    }
-    let both = pids.into_iter().all(carried);
+    let both = within(Duration::from_secs(5), Duration::from_millis(10), || pids.into_iter().all(carried));
     page.let_go(1);
     ends.each_mut().into_iter().all(|end| end.wait(Duration::from_secs(10)).end == End::Exit(0)) && both
 }

@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::artifacts::{artifacts, native_only};
 use crate::namespace::Namespace;
+use crate::patience::within;
 use crate::process::{Launch, Running, Scratch};
 
 pub struct Policyd {
@@ -74,13 +74,14 @@ impl Policyd {
         self.starts += 1;
         let launch = Launch::new(&format!("policyd{}", self.starts), &artifacts().daemon).in_namespace(namespace);
         self.process = Some(launch.arg("--socket").arg(&self.socket).spawn(&self.folder));
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while UnixStream::connect(self.control_socket()).is_err() {
-            let running = self.process.as_mut().expect("just started");
-            assert!(!running.ended(), "policyd ended at once:\n{}", running.wait(Duration::ZERO));
-            assert!(Instant::now() < deadline, "policyd does not answer on {:?}", self.control_socket());
-            thread::sleep(Duration::from_millis(2));
-        }
+        let control = self.control_socket();
+        let running = self.process.as_mut().expect("just started");
+        let answers = within(Duration::from_secs(10), Duration::from_millis(2), || {
+            let answers = UnixStream::connect(&control).is_ok();
+            assert!(answers || !running.ended(), "policyd ended at once:\n{}", running.wait(Duration::ZERO));
+            answers
+        });
+        assert!(answers, "policyd does not answer on {control:?}");
     }
 
     pub fn process(&self) -> &Running {
@@ -169,14 +170,7 @@ impl Policyd {
 
     /// Waits until at least `ends` ends have carried both ways; whether they did.
     pub fn wait_carried(&self, ends: usize, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        while self.carried_ends() < ends {
-            if Instant::now() > deadline {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        true
+        within(limit, Duration::from_millis(10), || self.carried_ends() >= ends)
     }
 }
 

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::namespace::Namespace;
+use crate::patience::within;
 use crate::policyd::Policyd;
 
 /// A directory that lives as long as one test run: captures, sockets, pages, data.
@@ -262,11 +263,10 @@ impl Running {
 
     /// The process has reached `state` (as in /proc/PID/stat).
     pub fn wait_state(&self, state: char) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while stat_fields(self.pid()).first().and_then(|field| field.chars().next()) != Some(state) {
-            assert!(Instant::now() < deadline, "{} never in state {state}", self.name);
-            thread::sleep(Duration::from_millis(2));
-        }
+        let reached = within(Duration::from_secs(10), Duration::from_millis(2), || {
+            stat_fields(self.pid()).first().and_then(|field| field.chars().next()) == Some(state)
+        });
+        assert!(reached, "{} never in state {state}", self.name);
     }
 
     fn outcome(&self, end: End) -> Outcome {

@@ -1,10 +1,11 @@
 //! Meeting: what must never be taken for one connection, and a policyd that is away.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tandem_tests::apps::free_port;
 use tandem_tests::artifacts::native_only;
 use tandem_tests::namespace::Namespace;
+use tandem_tests::patience::within;
 use tandem_tests::programs::program;
 use tandem_tests::{Carried, End, Launch, Outcome, Page, Pair, Policyd, Proof, Running, Scratch};
 
@@ -32,12 +33,9 @@ impl Fixed {
 
     #[track_caller]
     fn wait(&mut self, slot: usize) {
-        let deadline = Instant::now() + Duration::from_secs(15);
-        while self.page.told(slot) == 0 {
-            let gone = self.process.ended();
-            assert!(!gone && Instant::now() < deadline, "slot {slot} not told:\n{}", self.process.wait(Duration::ZERO));
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        let told = || self.page.told(slot) != 0;
+        within(Duration::from_secs(15), Duration::from_millis(2), || told() || self.process.ended());
+        assert!(told(), "slot {slot} not told:\n{}", self.process.wait(Duration::ZERO));
     }
 
     fn end(mut self) -> Outcome {
@@ -230,10 +228,7 @@ fn policyd_stopped_with_a_thousand_connections() {
         policyd.stop();
         // The ends must all be seen while it is stopped.
         page.tell(61);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while page.told(2) == 0 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        within(Duration::from_secs(10), Duration::from_millis(5), || page.told(2) != 0);
         policyd.resume();
     };
     let pair = Pair::new("policyd_stopped_with_a_thousand_connections", "thousand").carried(Carried::Perhaps);
