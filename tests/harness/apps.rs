@@ -99,15 +99,9 @@ pub fn each_way(test: &str, ways: &[Way], body: impl Fn(&Field) -> Vec<String>) 
                 status.whole
             );
         } else {
-            assert!(status.carried == 0 && status.tx_companion == 0, "{test}, {way:?}: carried? {}", status.whole);
+            assert!(status.nothing_carried(), "{test}, {way:?}: carried? {}", status.whole);
         }
-        proof.fact(format!(
-            "{way:?}: {} observations as natively in {took:.1} s; {} of {} ends carried, {} bytes sent by companion",
-            seen.len(),
-            status.carried,
-            status.connections,
-            status.tx_companion
-        ));
+        proof.fact(format!("{way:?}: {} observations as natively in {took:.1} s; {}", seen.len(), status.witness()));
     }
     proof.print();
 }

@@ -205,7 +205,7 @@ impl<'a> Pair<'a> {
                 }
             }
             Carried::Perhaps => {}
-            Carried::Never if status.tx_companion > 0 || status.carried > 0 => {
+            Carried::Never if !status.nothing_carried() => {
                 complaints.push(format!("carried, but must not be: {}", status.whole));
             }
             Carried::Never => {}
@@ -302,10 +302,9 @@ impl Seen {
         match &self.status {
             None if native_only() => "no witness".into(),
             None => "no policyd".into(),
-            Some(status) => format!(
-                "{} of {} ends carried, {} bytes sent by companion, {} fail-backs, {} warm-ups",
-                status.carried, status.connections, status.tx_companion, status.fail_backs, self.warm_ups
-            ),
+            Some(status) => {
+                format!("{}, {} fail-backs, {} warm-ups", status.witness(), status.fail_backs, self.warm_ups)
+            }
         }
     }
 
@@ -336,8 +335,7 @@ pub fn ping_pong_carried(policyd: &Policyd) -> bool {
     };
     let mut ends = [launch("server"), launch("client")];
     let pids = ends.each_ref().map(Running::pid);
-    let carried =
-        |pid: u32| policyd.rows().iter().any(|row| row.pid == pid && row.tx_companion > 0 && row.rx_companion > 0);
+    let carried = |pid: u32| policyd.rows().iter().any(|row| row.pid == pid && row.carried());
     let both = within(Duration::from_secs(5), Duration::from_millis(10), || pids.into_iter().all(carried));
     page.let_go(1);
     ends.each_mut().into_iter().all(|end| end.wait(Duration::from_secs(10)).end == End::Exit(0)) && both

@@ -165,7 +165,7 @@ impl Policyd {
 
     /// Rows of ends that have sent and received by a companion.
     pub fn carried_ends(&self) -> usize {
-        self.rows().iter().filter(|row| row.tx_companion > 0 && row.rx_companion > 0).count()
+        self.rows().iter().filter(|row| row.carried()).count()
     }
 
     /// Waits until at least `ends` ends have carried both ways; whether they did.
@@ -174,7 +174,23 @@ impl Policyd {
     }
 }
 
+impl Status {
+    pub fn nothing_carried(&self) -> bool {
+        self.carried == 0 && self.tx_companion == 0
+    }
+
+    pub fn witness(&self) -> String {
+        let Self { carried, connections, tx_companion, .. } = self;
+        format!("{carried} of {connections} ends carried, {tx_companion} bytes sent by companion")
+    }
+}
+
 impl Row {
+    /// Both ways.
+    pub fn carried(&self) -> bool {
+        self.tx_companion > 0 && self.rx_companion > 0
+    }
+
     fn from_json(value: &Value) -> Self {
         let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
         let number = |name: &str| {

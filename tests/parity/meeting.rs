@@ -57,7 +57,7 @@ fn all_right(test: &str, ends: Vec<Fixed>, policyd: Option<&Policyd>, why: &str)
     let mut proof = Proof::new(test);
     if let Some(policyd) = policyd {
         let status = policyd.status();
-        assert!(status.carried == 0 && status.tx_companion == 0, "{test}: matched, but must not be: {}", status.whole);
+        assert!(status.nothing_carried(), "{test}: matched, but must not be: {}", status.whole);
         proof.fact(format!("{why}; nothing matched: {}", status.whole));
     } else {
         proof.fact(why);
