@@ -1,7 +1,5 @@
 //! iperf3: one stream, four, and the reverse direction.
 
-use std::time::Duration;
-
 use tandem_tests::apps::each_way;
 use tandem_tests::process::system_program;
 use tandem_tests::{End, Launch, Way};
@@ -13,7 +11,7 @@ fn run(test: &str, streams: u64, arguments: &[&str]) {
         // No look at the port before: iperf3 takes every connection for a client.
         let launch =
             Launch::new("iperf3-server", system_program("iperf3")).args(["-s", "-B", "127.0.0.1", "-p", &port, "-J"]);
-        let server = launch.preload(field.way.for_server(&field.policyd)).spawn(&field.scratch);
+        let server = field.server(launch).spawn(&field.scratch);
         let listens = format!(":{:04X} 00000000:0000 0A", field.port);
         field.wait_for("the server", 10, || {
             std::fs::read_to_string("/proc/net/tcp").is_ok_and(|text| text.contains(&listens))
@@ -22,7 +20,7 @@ fn run(test: &str, streams: u64, arguments: &[&str]) {
         let size = BYTES.to_string();
         let launch = Launch::new("iperf3", system_program("iperf3"));
         let launch = launch.args(["-c", "127.0.0.1", "-p", &port, "-J", "-n", &size]).args(arguments);
-        let outcome = field.client(launch).spawn(&field.scratch).wait(Duration::from_secs(60));
+        let outcome = field.ask(launch, 60);
         assert_eq!(outcome.end, End::Exit(0), "{:?}:\n{outcome}", field.way);
         let report: serde_json::Value = serde_json::from_slice(&outcome.stdout).expect("iperf3 -J writes JSON");
         let bytes = |name: &str| report["end"][name]["bytes"].as_u64().unwrap_or(0);

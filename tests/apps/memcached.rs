@@ -8,8 +8,7 @@ use crate::{python, whole};
 
 #[test]
 fn memcached_every_value_right() {
-    let ways = [Way::Neither, Way::ServerOnly, Way::ClientOnly, Way::Both, Way::BothFailingBack(50)];
-    each_way("memcached_every_value_right", &ways, |field| {
+    each_way("memcached_every_value_right", &Way::four_and_failing_back(50), |field| {
         let port = field.port.to_string();
         let launch = Launch::new("memcached", system_program("memcached"));
         let launch =

@@ -37,8 +37,7 @@ fn python_http_server_and_urllib() {
 
 #[test]
 fn python_asyncio_echo() {
-    let ways = [Way::Neither, Way::ServerOnly, Way::ClientOnly, Way::Both, Way::BothFailingBack(40)];
-    each_way("python_asyncio_echo", &ways, |field| {
+    each_way("python_asyncio_echo", &Way::four_and_failing_back(40), |field| {
         let port = field.port.to_string();
         let server = field.serve(python("server", "asyncio_echo.py").args(["server", &port]));
         let client = python("client", "asyncio_echo.py").args(["client", &port]);

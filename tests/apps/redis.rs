@@ -12,6 +12,16 @@ fn server(field: &Field) -> Running {
     field.serve(launch.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]))
 }
 
+/// A fresh server each way, asked to end when `body` has seen enough.
+fn with_redis(test: &str, ways: &[Way], body: impl Fn(&Field) -> Vec<String>) {
+    each_way(test, ways, |field| {
+        let server = server(field);
+        let mut seen = body(field);
+        seen.push(field.stop(server, libc::SIGTERM));
+        seen
+    });
+}
+
 /// Replies by count: redis-benchmark ends with an error where one reply is an error or cannot be parsed.
 fn benchmark(field: &Field, what: &str, arguments: &[&str]) -> Vec<String> {
     let port = field.port.to_string();
@@ -31,36 +41,30 @@ fn command(field: &Field, arguments: &[&str]) -> Vec<String> {
 
 #[test]
 fn redis_benchmark_one_client() {
-    each_way("redis_benchmark_one_client", &Way::FOUR, |field| {
-        let server = server(field);
+    with_redis("redis_benchmark_one_client", &Way::FOUR, |field| {
         let mut seen =
             benchmark(field, "c1", &["-c", "1", "-n", "4000", "-t", "ping,set,get,incr,lpush,lrange_100,mset"]);
         seen.extend(command(field, &["get", "counter:__rand_int__"]));
-        seen.push(field.stop(server, libc::SIGTERM));
         seen
     });
 }
 
 #[test]
 fn redis_benchmark_fifty_clients() {
-    each_way("redis_benchmark_fifty_clients", &Way::FOUR, |field| {
-        let server = server(field);
+    with_redis("redis_benchmark_fifty_clients", &Way::FOUR, |field| {
         let mut seen = benchmark(field, "c50", &["-c", "50", "-n", "30000", "-t", "set,get,incr,lpush,rpop"]);
         seen.extend(benchmark(field, "c50d", &["-c", "50", "-n", "4000", "-d", "20000", "-t", "set,get"]));
         seen.extend(command(field, &["dbsize"]));
-        seen.push(field.stop(server, libc::SIGTERM));
         seen
     });
 }
 
 #[test]
 fn redis_benchmark_pipelined() {
-    each_way("redis_benchmark_pipelined", &Way::FOUR, |field| {
-        let server = server(field);
+    with_redis("redis_benchmark_pipelined", &Way::FOUR, |field| {
         let mut seen = benchmark(field, "p16", &["-c", "50", "-P", "16", "-n", "160000", "-t", "set,get,incr"]);
         seen.extend(benchmark(field, "p16c1", &["-c", "1", "-P", "16", "-n", "32000", "-t", "set,get"]));
         seen.extend(benchmark(field, "threads", &["-c", "20", "--threads", "2", "-n", "20000", "-t", "set,get"]));
-        seen.push(field.stop(server, libc::SIGTERM));
         seen
     });
 }
@@ -68,15 +72,12 @@ fn redis_benchmark_pipelined() {
 /// Values of 1 B to 4 MiB, pipelined, on several connections; every reply checked by content.
 #[test]
 fn redis_every_reply_right() {
-    let ways = [Way::Neither, Way::ServerOnly, Way::ClientOnly, Way::Both, Way::BothFailingBack(50)];
-    each_way("redis_every_reply_right", &ways, |field| {
-        let server = server(field);
+    with_redis("redis_every_reply_right", &Way::four_and_failing_back(50), |field| {
         let port = field.port.to_string();
         let outcome = field.ask(python("load", "redis_load.py").args([&port, "7", "90"]), 120);
         let mut seen = whole("load", &outcome.succeeded());
         seen.extend(command(field, &["dbsize"]));
         seen.extend(command(field, &["debug", "digest"]));
-        seen.push(field.stop(server, libc::SIGTERM));
         seen
     });
 }
@@ -84,11 +85,9 @@ fn redis_every_reply_right() {
 /// A snapshot forks while connections are open and written to.
 #[test]
 fn redis_goes_on_over_a_snapshot() {
-    each_way("redis_goes_on_over_a_snapshot", &Way::FOUR, |field| {
-        let server = server(field);
+    with_redis("redis_goes_on_over_a_snapshot", &Way::FOUR, |field| {
         let port = field.port.to_string();
-        let load = field.client(python("load", "redis_load.py").args([&port, "8", "40"])).spawn(&field.scratch);
-        let mut load = load;
+        let mut load = field.client(python("load", "redis_load.py").args([&port, "8", "40"])).spawn(&field.scratch);
         let mut snapshots = 0;
         while !load.ended() && snapshots < 5 {
             let answer = command(field, &["bgsave"]);
@@ -100,7 +99,6 @@ fn redis_goes_on_over_a_snapshot() {
             command(field, &["info", "persistence"])[1].contains("rdb_bgsave_in_progress:0")
         });
         seen.extend(command(field, &["debug", "digest"]));
-        seen.push(field.stop(server, libc::SIGTERM));
         seen
     });
 }

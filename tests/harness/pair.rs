@@ -10,8 +10,8 @@ use crate::namespace::Namespace;
 use crate::page::Page;
 use crate::patience::within;
 use crate::policyd::{Policyd, Status};
-use crate::process::{End, Launch, Outcome, Running, Scratch};
-use crate::programs::program;
+use crate::process::{End, Outcome, Running, Scratch};
+use crate::programs;
 use crate::proof::Proof;
 use crate::ways::Way;
 
@@ -241,9 +241,7 @@ impl<'a> Pair<'a> {
 
     fn launch(&self, role: &str, scratch: &Scratch, policyd: Option<&Policyd>, way: Way) -> Running {
         let debug = way.debug().or_else(|| self.debug.clone());
-        Launch::new(role, program(self.program))
-            .arg(role)
-            .arg(scratch.path())
+        programs::end(self.program, role, scratch)
             .arg(self.passes)
             .args(&self.arguments)
             .preload(policyd)
@@ -329,10 +327,8 @@ impl Seen {
 pub fn ping_pong_carried(policyd: &Policyd) -> bool {
     let scratch = Scratch::new();
     let page = Page::create(scratch.path());
-    let launch = |role: &str| {
-        let launch = Launch::new(role, program("rounds")).arg(role).arg(scratch.path()).args(["w", "100"]);
-        launch.preload(Some(policyd)).spawn(&scratch)
-    };
+    let launch =
+        |role: &str| programs::end("rounds", role, &scratch).args(["w", "100"]).preload(Some(policyd)).spawn(&scratch);
     let mut ends = [launch("server"), launch("client")];
     let pids = ends.each_ref().map(Running::pid);
     let carried = |pid: u32| policyd.rows().iter().any(|row| row.pid == pid && row.carried());

@@ -7,9 +7,16 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
 use crate::artifacts::target;
+use crate::process::{Launch, Scratch};
 
 pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
+}
+
+/// One end of a two-ended program; its passes and arguments are still to come.
+#[track_caller]
+pub fn end(name: &str, role: &str, scratch: &Scratch) -> Launch {
+    Launch::new(role, program(name)).arg(role).arg(scratch.path())
 }
 
 /// The compiled program of `programs/NAME.c`.

@@ -15,6 +15,11 @@ pub enum Way {
 impl Way {
     pub const FOUR: [Self; 4] = [Self::Neither, Self::ServerOnly, Self::ClientOnly, Self::Both];
 
+    pub fn four_and_failing_back(calls: u32) -> [Self; 5] {
+        let [neither, server, client, both] = Self::FOUR;
+        [neither, server, client, both, Self::BothFailingBack(calls)]
+    }
+
     pub fn server(self) -> bool {
         !matches!(self, Self::Neither | Self::ClientOnly)
     }

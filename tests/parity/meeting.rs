@@ -6,8 +6,8 @@ use tandem_tests::apps::free_port;
 use tandem_tests::artifacts::native_only;
 use tandem_tests::namespace::Namespace;
 use tandem_tests::patience::within;
-use tandem_tests::programs::program;
-use tandem_tests::{Carried, End, Launch, Outcome, Page, Pair, Policyd, Proof, Running, Scratch};
+use tandem_tests::programs;
+use tandem_tests::{Carried, End, Outcome, Page, Pair, Policyd, Proof, Running, Scratch};
 
 /// A `fixed` or `proxy` process with a page of its own.
 struct Fixed {
@@ -26,7 +26,7 @@ impl Fixed {
     ) -> Self {
         let scratch = Scratch::new();
         let page = Page::create(scratch.path());
-        let launch = Launch::new(role, program(name)).arg(role).arg(scratch.path()).args(arguments);
+        let launch = programs::end(name, role, &scratch).args(arguments);
         let process = launch.preload(policyd).in_namespace(inside).spawn(&scratch);
         Self { scratch, page, process }
     }
@@ -91,9 +91,13 @@ fn a_transparent_proxy_stays_on_tcp() {
     all_right(TEST, vec![client, server, proxy], policyd.as_ref(), "60 exchanges through a transparent proxy");
 }
 
+fn three(test: &str) -> Option<[Namespace; 3]> {
+    Some([Namespace::new(test)?, Namespace::new(test)?, Namespace::new(test)?])
+}
+
 /// Client's, proxy's, server's namespace in a row, addresses 10.1.0.2, .1 - 10.2.0.1, .2.
 fn line_of_three(test: &str) -> Option<[Namespace; 3]> {
-    let row = [Namespace::new(test)?, Namespace::new(test)?, Namespace::new(test)?];
+    let row = three(test)?;
     let [left, middle, right] = row.each_ref().map(Namespace::name);
     row[1].must(&format!(
         "ip link add pa type veth peer name a netns {left}; ip link add pb type veth peer name b netns {right}
@@ -110,8 +114,7 @@ fn line_of_three(test: &str) -> Option<[Namespace; 3]> {
 #[test]
 fn mirrors_on_different_devices_stay_on_tcp() {
     const TEST: &str = "mirrors_on_different_devices_stay_on_tcp";
-    let made = (|| Some([Namespace::new(TEST)?, Namespace::new(TEST)?, Namespace::new(TEST)?]))();
-    let Some([left, middle, right]) = made else { return };
+    let Some([left, middle, right]) = three(TEST) else { return };
     middle.must(&format!(
         "ip link add d1 type veth peer name x netns {}; ip link add d2 type veth peer name y netns {}
          ip addr add 10.9.0.1/24 dev d1; ip addr add 10.9.0.2/24 dev d2; ip link set d1 up; ip link set d2 up
