@@ -152,6 +152,34 @@ fn a_stale_claim_of_the_same_addresses_is_never_matched() {
     assert_eq!(one.companion().companion.id, other.companion().companion.id);
 }
 
+/// The switch closes the socket, and something else may stand under its number in the next moment.
+#[test]
+fn a_withdrawn_claim_is_not_looked_at() {
+    let policyd = Policyd::start(&[]);
+    let (one, other) = (Switch::connect(&policyd.socket), Switch::connect(&policyd.socket));
+    let (client, server) = connection(&listener());
+    one.meet(1, &client);
+    one.assert_quiet();
+    one.registry().withdraw(SlotRef { slot: 1, generation: 1 });
+    other.meet(2, &server);
+    assert_eq!(one.refused(), (1, Reason::Closed));
+    other.assert_quiet();
+    // Nor one that no switch has put in its registry.
+    let mut packet = [0; tandem_protocol::MAX_MESSAGE];
+    let length = Message::Meet(claim(3, &client)).encode(&mut packet);
+    send_raw(&one.channel, &packet[..length], &[]).unwrap();
+    assert_eq!(one.refused(), (3, Reason::Closed));
+    // The same connection asks again.
+    one.meet(4, &client);
+    assert_eq!(one.companion().companion.id, other.companion().companion.id);
+    for (switch, slot) in [(&one, 4), (&other, 2)] {
+        assert!(
+            !switch.registry().is_examined(SlotRef { slot, generation: 1 }),
+            "the copy is closed before the answer"
+        );
+    }
+}
+
 #[test]
 fn lies_are_refused_and_cost_the_liar_alone() {
     let policyd = Policyd::start(&[]);
@@ -375,8 +403,12 @@ fn where_policyd_may_not_look_the_switch_shows_its_socket() {
     one.assert_quiet();
     other.meet(2, &server);
     let (mine, theirs) = (asked(&one), asked(&other));
-    one.send(&Message::Proof(mine), &[client.as_raw_fd()]);
-    other.send(&Message::Proof(theirs), &[server.as_raw_fd()]);
+    for (switch, slot, socket) in [(&one, mine, &client), (&other, theirs, &server)] {
+        assert_eq!(switch.registry().show(slot), Some((socket.as_raw_fd(), std::process::id())));
+        assert!(switch.registry().is_examined(slot));
+        switch.send(&Message::Proof(slot), &[socket.as_raw_fd()]);
+        eventually("what was shown is closed", || !switch.registry().is_examined(slot));
+    }
     assert_eq!(one.companion().companion.id, other.companion().companion.id);
 
     // Another socket than was claimed; and a socket that is gone; and no answer at all.

@@ -14,8 +14,8 @@ use nix::unistd::Pid;
 use switch::*;
 use tandem_policyd::control::{self, Ask};
 use tandem_protocol::board::Board;
-use tandem_protocol::registry::{Identity, Provider, Registry};
-use tandem_protocol::{MAX_MESSAGE, Message, Reason};
+use tandem_protocol::registry::{Identity, Provider, Registry, VERSION};
+use tandem_protocol::{MAX_MESSAGE, Message, PROTOCOL_VERSION, Reason};
 
 #[test]
 fn killed_and_started_again_at_the_same_place() {
@@ -101,12 +101,12 @@ libc = ctypes.CDLL(None, use_errno=True)
 def mem(size, seals):
     fd = os.memfd_create('x', os.MFD_ALLOW_SEALING); os.ftruncate(fd, size)
     return fd
-r = mem(int(sys.argv[2]), 0); os.pwrite(r, struct.pack('<4sII', b'TNDR', 1, 65536), 0)
+r = mem(int(sys.argv[2]), 0); os.pwrite(r, struct.pack('<4sII', b'TNDR', int(sys.argv[4]), 65536), 0)
 import fcntl
 fcntl.fcntl(r, 1033, 7)
 b = mem(int(sys.argv[3]), 0); fcntl.fcntl(b, 1033, 7 | 16)
 e = os.eventfd(0)
-m = struct.pack('<4sHH', b'TNDM', 1, 1) + b'f' * 16 + struct.pack('<I', 0)
+m = struct.pack('<4sHH', b'TNDM', int(sys.argv[5]), 1) + b'f' * 16 + struct.pack('<I', 0)
 s.sendmsg([m], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [r, b, e]))])
 s.recv(256)
 child = os.fork()
@@ -117,7 +117,8 @@ time.sleep(30)
     let mut python = Command::new("python3")
         .args(["-c", script])
         .arg(&policyd.socket)
-        .args([Registry::BYTES.to_string(), Board::BYTES.to_string()])
+        .args([Registry::BYTES, Board::BYTES].map(|bytes| bytes.to_string()))
+        .args([VERSION.to_string(), PROTOCOL_VERSION.to_string()])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();

@@ -33,9 +33,11 @@ pub enum Message {
         family: [u8; 16],
         mail: u32,
     },
-    /// Switch: this TCP socket, descriptor `fd` in this process, wants its other end. No descriptor.
+    /// Switch: this TCP socket, descriptor `fd` in this process, wants its other end. No descriptor. Policyd looks at the
+    /// socket only while the registry has the claim too: see [`crate::registry`].
     Meet(Meet),
-    /// Switch: the answer to `Prove`. One descriptor: the TCP socket.
+    /// Switch: the answer to `Prove`. One descriptor: the TCP socket. It is said to be shown in the registry until policyd
+    /// has closed it.
     Proof(SlotRef),
     /// Switch: the other answer to `Prove`: the socket is gone.
     NoProof(SlotRef),

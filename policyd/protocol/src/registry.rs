@@ -1,5 +1,5 @@
 //! A family's registry: what `tandem ss` and `tandem status` show. A memfd that the family's first process makes, every
-//! process of the family writes, and policyd maps. Policyd writes `mail` and nothing else, and believes nothing.
+//! process of the family writes, and policyd maps. Policyd writes `mail`, `examined` and `shown`, and believes nothing.
 //!
 //! A connection's row lives from the moment it is established until it is closed; [`Registry::retire`] then folds it into
 //! the totals. What a host has carried is therefore: the totals that policyd kept of dead families, the headers' totals,
@@ -7,14 +7,30 @@
 //!
 //! A row is a seqlock for its identity (who, which addresses). Provider, reason and byte counts are words of their own:
 //! each is stored by itself while the row is live.
+//!
+//! Policyd proves a claim by a copy of the socket's descriptor, and while it has the copy a close by the application would
+//! return with the kernel's socket still open: FIN late, port not free. So a close never overtakes an examination:
+//!
+//! | switch, before a close | policyd |
+//! |---|---|
+//! | takes the claim out of the row ([`Registry::withdraw`]) | names the slot in `examined` ([`Registry::begin_examination`]) |
+//! | full fence | full fence |
+//! | waits while `examined` names the slot | only if the claim still stands in the row: copies, reads, closes the copy |
+//! | closes | clears `examined` |
+//!
+//! One of the two at least sees the other. The switch's wait is bounded, policyd never waits. Where the switch must send
+//! the descriptor itself, it says so in `shown` and looks at the claim once more before it sends; policyd clears the word
+//! when it has closed what came.
 
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::address::{Addresses, Endpoint, IpFamily};
+use crate::message::SlotRef;
 use crate::reason::{REASON_SLOTS, Reason};
 
 pub const MAGIC: u32 = u32::from_le_bytes(*b"TNDR");
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Rows; a switch uses its slot's index.
 pub const ROWS: usize = 65_536;
 
@@ -44,6 +60,8 @@ pub struct Header {
     /// One past the highest row ever live: policyd looks no further, and never touches the pages behind it.
     rows_used: AtomicU32,
     _pad: AtomicU32,
+    /// Policyd: the slot whose socket it has a copy of, as [`slot_word`]; 0: none. It examines one at a time.
+    examined: AtomicU64,
     pub totals: Totals,
 }
 
@@ -81,7 +99,13 @@ pub struct Row {
     cookie: AtomicU64,
     flags: AtomicU32,
     last_sequence: AtomicU32,
-    _spare: [AtomicU64; 3],
+    /// Switch: what policyd may examine, as [`claim_word`]; 0: nothing.
+    claim: AtomicU64,
+    /// Switch: the process whose descriptor that is.
+    claimant: AtomicU32,
+    /// The generation whose descriptor the switch has sent; policyd stores 0 when it has closed it.
+    shown: AtomicU32,
+    _spare: AtomicU64,
 }
 
 /// In `reason`: on TCP for good, and no longer counted by the switch. Policyd asks the kernel for its bytes.
@@ -162,11 +186,89 @@ impl Registry {
         }
     }
 
+    /// Switch, before it sends a Meet: policyd may examine descriptor `fd` of process `pid`. The caller looks afterwards
+    /// whether `fd` still shows the slot, and withdraws if not: a close that was first has seen no claim.
+    pub fn claim(&self, slot: SlotRef, fd: i32, pid: u32) {
+        let row = self.row(slot.slot as usize);
+        row.claimant.store(pid, Ordering::Relaxed);
+        row.claim.store(claim_word(slot.generation, fd), Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Switch: the descriptor that policyd may examine, and whose it is.
+    pub fn claimed(&self, slot: SlotRef) -> Option<(i32, u32)> {
+        let row = self.row(slot.slot as usize);
+        let word = row.claim.load(Ordering::Acquire);
+        ((word >> 32) as u32 == slot.generation).then(|| (word as i32, row.claimant.load(Ordering::Relaxed)))
+    }
+
+    /// Switch, before a close: no examination of this slot begins any more. One that has begun is seen by
+    /// [`Registry::is_examined`].
+    pub fn withdraw(&self, slot: SlotRef) {
+        let claim = &self.row(slot.slot as usize).claim;
+        let word = claim.load(Ordering::Relaxed);
+        if (word >> 32) as u32 == slot.generation {
+            // It fails only where another thread withdraws it, or the slot has a new life.
+            let _ = claim.compare_exchange(word, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// Switch: policyd has a copy of this slot's descriptor, or one is on its way to it.
+    pub fn is_examined(&self, slot: SlotRef) -> bool {
+        self.header.examined.load(Ordering::Acquire) == slot_word(slot)
+            || self.row(slot.slot as usize).shown.load(Ordering::Acquire) == slot.generation
+    }
+
+    /// Switch, before it sends the claimed descriptor: which one that is, and whose. `None`: it is being closed.
+    pub fn show(&self, slot: SlotRef) -> Option<(i32, u32)> {
+        self.row(slot.slot as usize).shown.store(slot.generation, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.claimed(slot)
+    }
+
+    /// Switch: it was not sent. Policyd: what came is closed.
+    pub fn unshow(&self, slot: SlotRef) {
+        let shown = &self.row(slot.slot as usize).shown;
+        let _ = shown.compare_exchange(slot.generation, 0, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// Policyd, before it takes a copy: it looks afterwards whether the claim still stands in the row.
+    pub fn begin_examination(&self, slot: SlotRef) {
+        self.header.examined.store(slot_word(slot), Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Policyd: the copy is closed.
+    pub fn end_examination(&self) {
+        self.header.examined.store(0, Ordering::Release);
+    }
+
+    /// Where in the file the claim of a slot stands: policyd reads it there without a page of the row being allocated.
+    pub const fn claim_offset(slot: u32) -> usize {
+        offset_of!(Registry, rows) + slot as usize % ROWS * size_of::<Row>() + offset_of!(Row, claim)
+    }
+
+    /// As above, of `shown`.
+    pub const fn shown_offset(slot: u32) -> usize {
+        offset_of!(Registry, rows) + slot as usize % ROWS * size_of::<Row>() + offset_of!(Row, shown)
+    }
+
     /// Rows worth looking at, whatever the header claims.
     pub fn used_rows(&self) -> &[Row] {
         let used = self.header.rows_used.load(Ordering::Acquire) as usize;
         self.rows.get(..used).unwrap_or(&self.rows)
     }
+}
+
+/// Generations of live slots are odd, so neither word of a live slot is ever 0.
+const fn slot_word(slot: SlotRef) -> u64 {
+    (slot.slot as u64) << 32 | slot.generation as u64
+}
+
+/// What stands in `claim` while policyd may examine descriptor `fd` as that generation's.
+pub const fn claim_word(generation: u32, fd: i32) -> u64 {
+    (generation as u64) << 32 | fd as u32 as u64
 }
 
 impl Totals {

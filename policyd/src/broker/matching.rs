@@ -82,8 +82,7 @@ impl Broker {
     }
 
     fn prove(&self, claim: &Claim) -> Proof {
-        let pidfd = self.clients.get(&claim.client).and_then(|client| client.pidfd.as_deref());
-        prove(claim, pidfd, self.own_netns)
+        prove(claim, self.clients.get(&claim.client), self.own_netns)
     }
 
     /// Two true claims that mirror each other: one connection, unless its sockets are bound to different devices.
@@ -173,11 +172,16 @@ impl Broker {
 
     /// The answer to Prove, with the socket or without. What was not asked for is closed and forgotten.
     pub(super) fn on_proof(&mut self, from: ClientId, slot: SlotRef, socket: Option<OwnedFd>) {
+        // Before anything else: the descriptor is not to outlive the look, and a close may be waiting for that.
+        let shown = socket.map(kernel::facts);
         let Some(client) = self.clients.get_mut(&from) else { return };
+        if shown.is_some() {
+            client.family.closed_what_was_shown(slot);
+        }
         let Some(asked) = client.proving.take_if(|asked| asked.slot == slot) else { return };
         // It may have been superseded meanwhile.
         if let Some(claim) = self.claims.get(asked.claim).filter(|_| self.claims.of(from, slot) == Some(asked.claim)) {
-            let proof = match socket.map(kernel::facts) {
+            let proof = match shown {
                 Some(Some(facts)) => judge(claim, facts, self.own_netns),
                 Some(None) => Proof::False(Reason::UnsupportedSocket),
                 None => Proof::False(Reason::Closed),

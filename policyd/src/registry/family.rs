@@ -1,7 +1,9 @@
 //! Families: a process and the children it forked, with one registry between them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +12,8 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::stat::fstat;
 use nix::unistd::{Whence, lseek};
 use tandem_protocol::Reason;
-use tandem_protocol::registry::{Registry, Row};
+use tandem_protocol::message::{Meet, SlotRef};
+use tandem_protocol::registry::{Registry, Row, claim_word};
 
 use super::Sums;
 
@@ -25,7 +28,7 @@ pub struct Family {
     /// Of the member that came first: whose rows these are.
     pub uid: u32,
     inode: (u64, u64),
-    file: OwnedFd,
+    file: File,
     map: MmapRaw,
     /// Members' pids as this host numbers them, with their number of channels.
     pids: Mutex<BTreeMap<u32, u32>>,
@@ -35,7 +38,7 @@ impl Family {
     fn map(id: FamilyId, uid: u32, file: OwnedFd) -> Result<Self, Reason> {
         let inode = check_file(&file, Registry::BYTES, Registry::SEALS)?;
         let map = MmapOptions::new().len(Registry::BYTES).map_raw(&file).map_err(|_| Reason::NoMapping)?;
-        let family = Self { id, uid, inode, file, map, pids: Mutex::default() };
+        let family = Self { id, uid, inode, file: file.into(), map, pids: Mutex::default() };
         if family.registry().is_sound() { Ok(family) } else { Err(Reason::PolicydRefused) }
     }
 
@@ -48,6 +51,31 @@ impl Family {
     /// A packet went to a process of this family.
     pub fn bump_mail(&self) {
         self.registry().header.mail.fetch_add(1, Ordering::Release);
+    }
+
+    /// Tells the family that a copy of the claim's socket is held, for as long as the answer lives: a close waits for it.
+    /// `None`: the switch has withdrawn the claim, its descriptor may be another one by now, and none is to be taken.
+    pub fn examine(&self, meet: &Meet) -> Option<Examination<'_>> {
+        self.registry().begin_examination(meet.slot);
+        let examination = Examination { registry: self.registry() };
+        let stands = self.word(Registry::claim_offset(meet.slot.slot)).map(u64::from_ne_bytes);
+        (stands == Some(claim_word(meet.slot.generation, meet.fd))).then_some(examination)
+    }
+
+    /// The descriptor that the switch sent has been closed here.
+    pub fn closed_what_was_shown(&self, slot: SlotRef) {
+        // Looked at first: the store would allocate a page that only a lying switch has not written itself.
+        let shown = self.word(Registry::shown_offset(slot.slot)).map(u32::from_ne_bytes);
+        if shown == Some(slot.generation) {
+            self.registry().unshow(slot);
+        }
+    }
+
+    /// Some bytes of the registry as they are now, read from its file: that allocates no page, whichever row is named.
+    fn word<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.file.read_exact_at(&mut bytes, at as u64).ok()?;
+        Some(bytes)
     }
 
     pub fn has_pid(&self, pid: u32) -> bool {
@@ -90,6 +118,17 @@ impl Family {
 
     fn lock_pids(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, u32>> {
         self.pids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A copy of a socket may be held until this is dropped.
+pub struct Examination<'a> {
+    registry: &'a Registry,
+}
+
+impl Drop for Examination<'_> {
+    fn drop(&mut self) {
+        self.registry.end_examination();
     }
 }
 

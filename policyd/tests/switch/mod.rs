@@ -200,7 +200,11 @@ impl Switch {
         self.registry().header.mail.load(Ordering::Acquire)
     }
 
+    /// A Meet is preceded by its claim in the registry, as every switch has it.
     pub fn send(&self, message: &Message, fds: &[RawFd]) {
+        if let Message::Meet(meet) = message {
+            self.registry().claim(meet.slot, meet.fd, std::process::id());
+        }
         let mut packet = [0; MAX_MESSAGE];
         let length = message.encode(&mut packet);
         send_raw(&self.channel, &packet[..length], fds).unwrap();

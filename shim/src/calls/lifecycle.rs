@@ -9,7 +9,7 @@ use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::slot::{self, SlotRef, Stage};
 use crate::switch::{self, Conn, anchor};
-use crate::{epoll, family, hidden, real, sys};
+use crate::{epoll, family, hidden, meet, real, sys};
 
 /// The kernel has just handed out `fd` although the table still holds something under that number: its descriptor was closed
 /// where no hook could see it.
@@ -83,6 +83,7 @@ fn forget(fd: RawFd) {
 
 /// One descriptor of the slot goes; with the last one of the last holder the connection ends at this end.
 fn let_go(slot: SlotRef, fd: RawFd) {
+    meet::examination::before_close(slot, fd);
     let others = || (0..fd_table::ceiling()).find(|&n| n != fd && fd_table::socket(n) == Some(slot.index));
     if !slot.drop_descriptor(fd, others) {
         return;
@@ -102,6 +103,7 @@ fn end(slot: SlotRef, fd: RawFd) {
     if slot.end()
         && let Some(family) = family::existing()
     {
+        meet::examination::before_last_close(slot);
         family.registry.retire(slot.index as usize);
         family.free_slot(slot.index);
     }
@@ -121,6 +123,7 @@ fn reset_if_unread(conn: &Conn) {
 pub fn end_of_process() {
     let me = sys::pid();
     for slot in slot::mine() {
+        meet::examination::before_exit(slot);
         slot.drop_holder(me);
         if slot.no_holder() {
             end(slot, slot.descriptor());

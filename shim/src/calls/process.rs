@@ -77,6 +77,7 @@ fn before_exec() {
         return;
     }
     epoll::before_exec();
+    slot::mine().for_each(meet::examination::before_exit);
     for slot in slot::mine().filter(|slot| slot.stage() == Stage::Attached) {
         let fd = slot.descriptor();
         // SAFETY: F_GETFD has no argument.

@@ -1,10 +1,12 @@
 //! Meeting: the switch's side of the conversation with policyd.
 //!
-//! `packet` is one packet with descriptors; here are the channel (opened when a connection first wants its other end,
-//! opened anew after a fork, a change of user, or policyd's death), the meets, and the answers. Nothing waits: answers
-//! are collected by whichever call comes next, told by one word of shared memory that there are any.
+//! `packet` is one packet with descriptors, `examination` keeps a close from overtaking policyd's look at the socket; here
+//! are the channel (opened when a connection first wants its other end, opened anew after a fork, a change of user, or
+//! policyd's death), the meets, and the answers. Nothing here waits: answers are collected by whichever call comes next,
+//! told by one word of shared memory that there are any.
 
 mod attach;
+pub mod examination;
 pub mod packet;
 
 use std::os::fd::RawFd;
@@ -123,7 +125,7 @@ fn ask(slot: SlotRef, fd: RawFd, calls: u32) {
     }
     let Ok(_held) = LOCK.lock() else { return };
     let Some(message) = claim(slot, fd) else { return };
-    if !slot.advance(Stage::Counting, Stage::Meeting) {
+    if !examination::permit(slot, fd) || !slot.advance(Stage::Counting, Stage::Meeting) {
         return;
     }
     if channel().is_some_and(|channel| send(channel, &message, &[])) {
@@ -221,9 +223,7 @@ fn handle(channel: RawFd, message: Message, packet: &packet::Packet) {
         }
         Message::Prove(asked) => {
             packet.drop_fds();
-            let fd = attach::slot_named(asked).map_or(-1, |slot| slot.descriptor());
-            let proven = fd >= 0 && send(channel, &Message::Proof(asked), &[fd]);
-            if !proven {
+            if !prove(channel, asked) {
                 send(channel, &Message::NoProof(asked), &[]);
             }
         }
@@ -241,6 +241,17 @@ fn handle(channel: RawFd, message: Message, packet: &packet::Packet) {
         }
         _ => packet.drop_fds(),
     }
+}
+
+/// Sends the claimed socket itself. A close waits until policyd has closed what it was sent.
+fn prove(channel: RawFd, asked: tandem_protocol::message::SlotRef) -> bool {
+    let Some(family) = family::existing().filter(|_| attach::slot_named(asked).is_some()) else { return false };
+    let claimed = family.registry.show(asked).filter(|&(_, claimant)| claimant == sys::pid());
+    let sent = claimed.is_some_and(|(fd, _)| send(channel, &Message::Proof(asked), &[fd]));
+    if !sent {
+        family.registry.unshow(asked);
+    }
+    sent
 }
 
 /// Says that this end of a companion is done with; nothing is lost where it cannot be said (policyd has gone, or goes by

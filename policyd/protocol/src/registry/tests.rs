@@ -57,6 +57,62 @@ fn a_row_under_the_pen_is_not_read() {
     assert!(registry.row(0).read().is_none());
 }
 
+/// One thread closes, another examines, as a switch and policyd do it: round after round, as close together as may be.
+#[test]
+fn a_close_never_overtakes_an_examination() {
+    let registry = fresh();
+    let (closed, looked) = (AtomicU32::new(0), AtomicU32::new(0));
+    let slot = |round| SlotRef { slot: 3, generation: 2 * round + 1 };
+    let linger = |steps: u32| (0..steps).for_each(|_| std::hint::spin_loop());
+    let until = |done: &dyn Fn() -> bool| {
+        while !done() {
+            std::thread::yield_now();
+        }
+    };
+    let rounds = 5_000;
+    let (mut examined, mut overtaken) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..rounds {
+                until(&|| registry.claimed(slot(round)).is_some() || closed.load(Ordering::Acquire) > round);
+                linger(round % 7);
+                registry.begin_examination(slot(round));
+                if registry.claimed(slot(round)).is_some() {
+                    examined += 1;
+                    linger(20);
+                    overtaken += u32::from(closed.load(Ordering::Relaxed) > round);
+                }
+                registry.end_examination();
+                looked.store(round + 1, Ordering::Release);
+            }
+        });
+        for round in 0..rounds {
+            registry.claim(slot(round), 5, 1);
+            linger(round % 200);
+            registry.withdraw(slot(round));
+            until(&|| !registry.is_examined(slot(round)));
+            closed.store(round + 1, Ordering::Release);
+            until(&|| looked.load(Ordering::Acquire) > round);
+        }
+    });
+    assert_eq!(overtaken, 0, "closed under one of {examined} examinations");
+    println!("{examined} of {rounds} claims were examined before they were closed, or meanwhile");
+}
+
+#[test]
+fn a_claim_is_one_generations() {
+    let registry = fresh();
+    let (old, new) = (SlotRef { slot: 9, generation: 1 }, SlotRef { slot: 9, generation: 3 });
+    registry.claim(old, 5, 42);
+    assert_eq!((registry.claimed(old), registry.claimed(new)), (Some((5, 42)), None));
+    registry.claim(new, 6, 43);
+    registry.withdraw(old);
+    registry.unshow(old);
+    assert_eq!((registry.claimed(old), registry.show(new)), (None, Some((6, 43))));
+    registry.unshow(old);
+    assert!(registry.is_examined(new) && !registry.is_examined(old));
+}
+
 #[test]
 fn a_header_that_lies_about_its_rows_gives_no_more_than_there_are() {
     let registry = fresh();
@@ -84,6 +140,10 @@ proptest! {
             let _ = (copy.carried(), copy.counted_reason(), copy.identity.addresses.normalised());
             let _ = copy.identity.addresses.local_address().to_string();
         }
+        let slot = SlotRef { slot: 3, generation: words[0] };
+        let _ = (registry.claimed(slot), registry.show(slot), registry.is_examined(slot));
+        registry.withdraw(slot);
+        registry.unshow(slot);
         registry.retire(3);
         prop_assert!(registry.row(3).read().is_none());
     }

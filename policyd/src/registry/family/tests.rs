@@ -67,6 +67,44 @@ fn a_family_is_mapped_once_and_its_totals_outlive_it() {
     assert_eq!(again.sums().connections, 2);
 }
 
+#[test]
+fn only_what_the_switch_claims_is_examined_and_no_page_is_made_for_it() {
+    let fd = sound();
+    let family = Family::map([0; 16], 0, fd.try_clone().unwrap()).unwrap();
+    let pages = || nix::sys::stat::fstat(&fd).unwrap().st_blocks;
+    let slot = SlotRef { slot: 40_000, generation: 7 };
+    let addresses = identity(1).addresses;
+    let meet = Meet { slot, fd: 5, addresses, cookie: 1, netns_cookie: 1 };
+    let before = pages();
+    for slot in [slot, SlotRef { slot: u32::MAX, ..slot }] {
+        assert!(family.examine(&Meet { slot, ..meet }).is_none());
+        family.closed_what_was_shown(slot);
+    }
+    assert_eq!(pages(), before);
+
+    let registry = family.registry();
+    registry.claim(slot, 5, 1);
+    assert!(family.examine(&Meet { fd: 6, ..meet }).is_none(), "another descriptor");
+    let later = SlotRef { generation: 9, ..slot };
+    assert!(family.examine(&Meet { slot: later, ..meet }).is_none(), "another connection");
+    assert!(!registry.is_examined(slot));
+    let examination = family.examine(&meet);
+    assert!(examination.is_some() && registry.is_examined(slot));
+    registry.withdraw(slot);
+    assert!(registry.is_examined(slot), "it has begun");
+    drop(examination);
+    assert!(!registry.is_examined(slot));
+    assert!(family.examine(&meet).is_none());
+
+    assert_eq!(registry.show(slot), None, "withdrawn");
+    registry.claim(slot, 5, 1);
+    assert_eq!(registry.show(slot), Some((5, 1)));
+    family.closed_what_was_shown(later);
+    assert!(registry.is_examined(slot));
+    family.closed_what_was_shown(slot);
+    assert!(!registry.is_examined(slot));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
