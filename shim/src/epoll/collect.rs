@@ -18,6 +18,8 @@ const POLL_BITS: u32 = 0xffff & !(libc::EPOLLEXCLUSIVE as u32);
 /// Fills `out` from the adopted entries; returns how many.
 pub fn collect(set: &Set, inner: &mut Guard<'_>, out: &mut [epoll_event]) -> usize {
     let mut found = 0;
+    // Due again after all others had their turn: not twice in one batch.
+    let mut again = std::mem::take(&mut inner.again);
     for _ in 0..inner.gather_due(&set.mail) {
         if found == out.len() {
             break;
@@ -39,15 +41,19 @@ pub fn collect(set: &Set, inner: &mut Guard<'_>, out: &mut [epoll_event]) -> usi
             // Room may have come before the word was there.
             entry.hot |= ready::events(&entry.conn, 0, ready::OUT) & ready::OUT != 0;
         }
-        let (fd, again) = (entry.fd, entry.hot);
+        let (fd, hot) = (entry.fd, entry.hot);
         if let (true, Some(place)) = (report, out.get_mut(found)) {
             *place = epoll_event { events, u64: entry.data };
             found += 1;
         }
-        if again {
-            inner.make_due(fd);
+        if hot {
+            again.push(fd);
         }
     }
+    for fd in again.drain(..) {
+        inner.make_due(fd);
+    }
+    inner.again = again;
     inner.turn = inner.turn.wrapping_add(1);
     found
 }

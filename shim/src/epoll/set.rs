@@ -57,8 +57,9 @@ pub struct Inner {
     /// back, as they do at each turn of some event loops. True: it had news meanwhile.
     pub ghosts: HashMap<RawFd, (SlotRef, bool), BuildHasherDefault<FdHasher>>,
     pub due: Due,
-    /// Scratch of `gather_due`.
+    /// Scratch of `gather_due`, and of `collect`.
     pub found: Vec<RawFd>,
+    pub again: Vec<RawFd>,
     /// Counts collections.
     pub turn: usize,
     /// An entry was given back to the kernel: it is asked at once.

@@ -46,20 +46,20 @@ pub unsafe fn wait(
             return outcome;
         }
         let whole = set.prepare();
-        match gather(set, epfd, out, mask) {
+        let left = until.map(|until| until.saturating_sub(sys::now_ns()));
+        // Who is about to sleep hears of the anchors and the kernel's set by that.
+        let spins = !spun && set.sleepers.load(Ordering::Relaxed) == 0 && sleep::inclined();
+        spun = true;
+        match gather(set, epfd, out, mask, spins || left == Some(0)) {
             Ok(0) => {}
             Ok(n) => return Outcome::Done(n as c_int),
             Err(errno) => return Outcome::Fail(errno),
         }
-        let left = until.map(|until| until.saturating_sub(sys::now_ns()));
         if left == Some(0) {
             return Outcome::Done(0);
         }
-        if !spun && set.sleepers.load(Ordering::Relaxed) == 0 {
-            spun = true;
-            if sleep::spin(|| set.lock().is_none_or(|inner| inner.stirred(set))) {
-                continue;
-            }
+        if spins && sleep::spin(|| set.lock().is_none_or(|inner| inner.stirred(set))) {
+            continue;
         }
         if !whole {
             // No outer epoll is to be had (now), so nothing tells of the anchors: look at all again soon.
@@ -103,13 +103,13 @@ fn by_kernel(
     Some(outcome)
 }
 
-/// Adopted entries first, then the kernel's, without waiting.
-fn gather(set: &Set, epfd: RawFd, out: &mut [epoll_event], mask: *const sigset_t) -> Result<usize, i32> {
+/// Adopted entries first, then the kernel's, without waiting. `news`: the outer epoll is asked in any case.
+fn gather(set: &Set, epfd: RawFd, out: &mut [epoll_event], mask: *const sigset_t, news: bool) -> Result<usize, i32> {
     let Some(mut inner) = set.lock() else { return Err(libc::EINTR) };
     let mut found = collect(set, &mut inner, out);
-    let kernel_too = std::mem::take(&mut inner.returned) || found == 0 || inner.turn % KERNEL_TURN == 0;
+    let its_turn = std::mem::take(&mut inner.returned) || inner.turn % KERNEL_TURN == 0;
     drop(inner);
-    if kernel_too && found < out.len() && set.outer.load(Ordering::Acquire) >= 0 {
+    if (its_turn || news && found == 0) && found < out.len() && set.outer.load(Ordering::Acquire) >= 0 {
         // What the outer epoll has to say of the anchors, and of the kernel's set.
         let _ = take_news(set, Some(0), std::ptr::null());
         if found == 0
@@ -121,7 +121,7 @@ fn gather(set: &Set, epfd: RawFd, out: &mut [epoll_event], mask: *const sigset_t
     if found == out.len() && set.sleepers.load(Ordering::Acquire) > 0 {
         set.rouse();
     }
-    let ask_kernel = kernel_too && set.kernel_due.load(Ordering::Acquire);
+    let ask_kernel = (its_turn || found == 0) && set.kernel_due.load(Ordering::Acquire);
     let Some(rest) = out.get_mut(found..).filter(|rest| !rest.is_empty() && ask_kernel) else { return Ok(found) };
     set.kernel_due.store(false, Ordering::SeqCst);
     let n = real_wait(epfd, rest, Some(0), mask);

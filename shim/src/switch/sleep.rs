@@ -72,7 +72,7 @@ pub fn wait_for(conn: &Conn, patience: &mut Patience, skip: usize) -> Woke {
 pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
     if !patience.spun {
         patience.spun = true;
-        if spin_for(conn, way) {
+        if inclined() && spin_for(conn, way) {
             return Woke::Look;
         }
     }
@@ -336,15 +336,16 @@ const LOOKS_A_CLOCK: u32 = 32;
 static CREDIT: AtomicI32 = AtomicI32::new(8);
 static SKIPPED: AtomicU32 = AtomicU32::new(0);
 const MOST_CREDIT: i32 = 16;
+const RETRY_AFTER: u32 = 64;
 
-/// True as soon as `ready` is; false when spinning was not tried or did not help.
+/// Whether to spin at all this time.
+pub fn inclined() -> bool {
+    processors() >= 2
+        && (CREDIT.load(Ordering::Relaxed) > 0 || SKIPPED.fetch_add(1, Ordering::Relaxed).is_multiple_of(RETRY_AFTER))
+}
+
+/// True as soon as `ready` is; false when spinning did not help.
 pub fn spin(ready: impl Fn() -> bool) -> bool {
-    if processors() < 2 {
-        return false;
-    }
-    if CREDIT.load(Ordering::Relaxed) <= 0 && SKIPPED.fetch_add(1, Ordering::Relaxed) % 64 != 63 {
-        return false;
-    }
     let end = sys::now_ns() + SPIN_NS;
     loop {
         for _ in 0..LOOKS_A_CLOCK {

@@ -244,7 +244,9 @@ impl Round {
     /// Spins while only rings are waited for in vain: the kernel's descriptors are looked at when it ends.
     fn spin(&self) -> bool {
         let marks: Vec<_> = self.switched().map(|(conn, _)| (*conn, conn.slot.delivered())).collect();
-        !marks.is_empty() && sleep::spin(|| marks.iter().any(|(conn, delivered)| receive::produced(conn) > *delivered))
+        !marks.is_empty()
+            && sleep::inclined()
+            && sleep::spin(|| marks.iter().any(|(conn, delivered)| receive::produced(conn) > *delivered))
     }
 
     fn rest(&mut self, left: Option<u64>, mask: *const sigset_t) -> Result<(), c_int> {
