@@ -7,13 +7,13 @@
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use super::adopt::Adopted;
 use super::collect::changed;
 use super::set::{Inner, Set};
 use crate::provider::local::Pair;
 use crate::slot::{SlotRef, flag};
+use crate::stream::mail;
 use crate::switch::Conn;
 
 /// The entries of one set whose connections are with one peer process.
@@ -171,8 +171,8 @@ impl Inner {
     pub fn gather_due(&mut self, mail: &Mail) -> usize {
         let mut found = std::mem::take(&mut self.found);
         self.due.next_news(&mut found);
-        if mail.any() {
-            let (slots, all) = mail.take();
+        if mail.0.any() {
+            let (slots, all) = mail.0.take();
             let meant = |slot: &SlotRef| all || slots.contains(&(slot.index + 1));
             found.extend(self.adopted.iter().rev().filter(|entry| meant(&entry.conn.slot)).map(|entry| entry.fd));
         }
@@ -190,50 +190,21 @@ impl Inner {
     /// Might any adopted entry have something to report? Loads only: no lock of a slot, no call.
     pub fn stirred(&self, set: &Set) -> bool {
         !self.due.queue.is_empty()
-            || set.mail.any()
+            || set.mail.0.any()
             || self.due.has_news()
             || self.due.shared > 0 && self.adopted.iter().any(|entry| entry.shared && changed(entry))
     }
 }
 
-const LETTERS: usize = 16;
-
 /// Connections whose state this process has changed, for a set to look at: posted without the set's lock, under a slot's.
-pub struct Mail {
-    slots: [AtomicU32; LETTERS],
-    /// More than there was room for.
-    all: AtomicBool,
-    any: AtomicBool,
-}
+pub struct Mail(mail::Mail<16>);
 
 impl Mail {
-    pub const fn new() -> Mail {
-        Mail { slots: [const { AtomicU32::new(0) }; LETTERS], all: AtomicBool::new(false), any: AtomicBool::new(false) }
+    pub fn new() -> Mail {
+        Mail(mail::Mail::default())
     }
 
     pub fn post(&self, slot: SlotRef) {
-        // A letter that lies there already is taken by somebody who looks at the connection after this.
-        fence(Ordering::SeqCst);
-        let letter = slot.index + 1;
-        let lies = |place: &AtomicU32| {
-            let there = place.load(Ordering::Relaxed);
-            there == letter
-                || there == 0 && place.compare_exchange(0, letter, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        };
-        if !self.slots.iter().any(lies) {
-            self.all.store(true, Ordering::Release);
-        }
-        self.any.store(true, Ordering::SeqCst);
-    }
-
-    fn any(&self) -> bool {
-        self.any.load(Ordering::SeqCst)
-    }
-
-    /// The letters (slot + 1, 0: none), and whether there were more.
-    fn take(&self) -> ([u32; LETTERS], bool) {
-        self.any.store(false, Ordering::SeqCst);
-        let slots = std::array::from_fn(|at| self.slots.get(at).map_or(0, |slot| slot.swap(0, Ordering::AcqRel)));
-        (slots, self.all.swap(false, Ordering::AcqRel))
+        self.0.post(slot.index + 1);
     }
 }

@@ -4,14 +4,14 @@
 //! Everything in the mapping may be written by the peer at any time; only the stream's ports read it, word by word.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use tandem_protocol::board::Board;
 use tandem_protocol::pair;
 
 use crate::debug::{self, Fault};
 use crate::family::{self, PAIRS, WAKES};
-use crate::stream::{LocalPort, Place, Port, Slots, Word, Words};
+use crate::stream::{LocalPort, Place, Port, Slots, Word, Words, news};
 use crate::{hidden, real, sys};
 
 /// One peer process, as this process sees it. Leaked when made; reused only by number.
@@ -24,8 +24,8 @@ pub struct Pair {
     pub role: u8,
     base: *mut u8,
     /// One bit a conn: the peer sets it in ours, we in the peer's.
-    news: *const AtomicU64,
-    peer_news: *const AtomicU64,
+    news: *const news::Bits,
+    peer_news: *const news::Bits,
     peer_board: *const Board,
     peer_wake0: RawFd,
     channel: RawFd,
@@ -202,42 +202,30 @@ impl Pair {
         }
     }
 
-    /// Tells the peer's epoll sets that this conn is to be looked at. The caller has put a full fence behind what it stored;
-    /// whoever clears the bit looks after that, so a bit that is set already will do.
+    /// Tells the peer's epoll sets that this conn is to be looked at. True: the bit was not set yet; see [`news::tell`].
     #[inline]
-    pub fn tell_news(&self, conn: u32) {
-        let (at, bit) = (conn as usize / 64, 1 << (conn % 64));
-        if at < pair::NEWS_WORDS {
-            // SAFETY: NEWS_WORDS words stand there, in a mapping that is never unmapped, and aligned.
-            let word = unsafe { &*self.peer_news.add(at) };
-            if word.load(Ordering::Relaxed) & bit == 0 {
-                word.fetch_or(bit, Ordering::SeqCst);
-                // Then the caller looks who sleeps.
-                fence(Ordering::SeqCst);
-            }
-        }
+    pub fn tell_news(&self, conn: u32) -> bool {
+        // SAFETY: NEWS_WORDS words stand there, in a mapping that is never unmapped, and aligned.
+        let words = unsafe { std::slice::from_raw_parts(self.peer_news, pair::NEWS_WORDS) };
+        news::tell(words, conn)
     }
 
     /// Conns of `mask` in word `at` that the peer has news of; they are cleared, and looked at afterwards.
     #[inline]
     pub fn take_news(&self, at: usize, mask: u64) -> u64 {
-        let there = self.news(at) & mask;
-        if there != 0 {
-            // SAFETY: as in `news`, which was not 0.
-            unsafe { &*self.news.add(at) }.fetch_and(!there, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-        }
-        there
+        news::take(self.own_news(), at, mask)
     }
 
     /// As [`Pair::take_news`], and leaves them.
     #[inline]
     pub fn news(&self, at: usize) -> u64 {
-        if at >= pair::NEWS_WORDS {
-            return 0;
-        }
-        // SAFETY: NEWS_WORDS words stand there, in a mapping that is never unmapped, and aligned.
-        unsafe { &*self.news.add(at) }.load(Ordering::Relaxed)
+        news::peek(self.own_news(), at)
+    }
+
+    #[inline]
+    fn own_news(&self) -> &[news::Bits] {
+        // SAFETY: as in `tell_news`.
+        unsafe { std::slice::from_raw_parts(self.news, pair::NEWS_WORDS) }
     }
 
     /// Wakes the peer's sleeper `id` if it sleeps and has not been woken from this sleep already.

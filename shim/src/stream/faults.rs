@@ -22,6 +22,28 @@ pub(super) enum Fault {
     GrowthUnasked,
     /// No full fence between a publishing store and the look at who sleeps.
     NoFence,
+    /// No full fence between setting a bit of news and the look at who sleeps.
+    UnfencedNews,
+    /// A bit of news is cleared after the look that it asks for.
+    ClearedLate,
+    /// An epoll set looks for news before it says that it sleeps.
+    LookedEarly,
+    /// Whom to wake was read before the bit of news was there, and is not read again.
+    NameNotReread,
+    /// Whoever leaves the list does not name the next.
+    StaleName,
+    /// No full fence between naming the next and the look at how far the direction has come.
+    UnfencedLeave,
+    /// The others are not told that the direction has moved.
+    OthersUntold,
+    /// It is forgotten that they were.
+    ToldForgotten,
+    /// No full fence between a change and the look whether a letter about it lies there.
+    UnfencedPost,
+    /// No full fence between taking the letters and the look that they ask for.
+    UnfencedTake,
+    /// That there is mail is taken back after the letters, not before.
+    FlagLast,
 }
 
 #[cfg(not(test))]

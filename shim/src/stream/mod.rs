@@ -2,6 +2,7 @@
 //!
 //! `words` what the ends share, `geometry` where the ring stands, `record` the fail-back's; `writer` and `reader` (with
 //! `receive` and `look`) the two ends' states, `tcp` what they need of the anchor, `sleepers` who is to be woken.
+//! Beside them, of a whole connection: `news` and `mail`, by which an epoll set learns what to look at.
 //!
 //! # States
 //!
@@ -25,9 +26,9 @@
 //! - *Locks.* Every method of [`Writer`] under the send lock, of [`Reader`] and [`sleepers::Sleepers`] under their direction's;
 //!   they may live in memory that forked processes share. State changes last in a method, so that a holder that is killed
 //!   leaves a state from which the next one goes on; only bytes in a kernel call at that moment go uncounted.
-//! - *Fences.* None here but [`sleepers::whom`]'s and the sleeper's own: after `commit`, after receiving from the companion,
-//!   after `Took`, `Voided`, `offer` and `leave`, call `whom` and wake. A sleeper names itself, makes its counter odd, puts the
-//!   fence, looks again, and only then sleeps.
+//! - *Fences.* None in the two ends' states: after `commit`, after receiving from the companion, after `Took`, `Voided`,
+//!   `offer` and `leave`, call [`sleepers::whom`] (or `called`, where epoll sets sleep too), which has the fence, and wake. A
+//!   sleeper names itself, makes its counter odd, puts the fence, looks again, and only then sleeps.
 //! - *Every data call and every wait* of a writer begins with `consider`, and pumps while `owed()`.
 //! - *Counts.* In `Tcp` and `Plain` the caller counts the stream's bytes; what it gives to `consider` and `offer` goes on from
 //!   `written()` and `consumed()`. `kernel_offset` says what the kernel's own counter must be there.
@@ -41,6 +42,8 @@ mod look;
 #[cfg(all(test, loom))]
 #[path = "tests/loom.rs"]
 mod loom;
+pub mod mail;
+pub mod news;
 mod reader;
 mod receive;
 mod record;

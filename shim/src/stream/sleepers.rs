@@ -41,6 +41,21 @@ fn sleeping(named: u64, board: &impl Board) -> Option<Wake> {
     wake.then_some(Wake { id, counter })
 }
 
+/// As [`whom`], where the named one may be an epoll set, which looks at nothing but what there is news of: `tell` sets the
+/// bit, and says whether it was not set before. In that time whoever was named may have left and told the next one, which
+/// found no news: so the name is read again.
+#[inline]
+pub fn called<P: Port>(port: &P, word: Word, tell: impl FnOnce() -> bool) -> Option<u32> {
+    if !planted(Fault::NoFence) {
+        port.fence();
+    }
+    let mut named = port.load(word);
+    if named != 0 && tell() && !planted(Fault::NameNotReread) {
+        named = port.load(word);
+    }
+    named.checked_sub(1).and_then(|id| u32::try_from(id).ok())
+}
+
 /// How many threads a list holds.
 const THREADS: usize = 8;
 
@@ -125,9 +140,29 @@ impl Sleepers {
         self.set.checked_sub(1).is_none_or(such)
     }
 
+    /// A sleeper is awake, and off the list as by [`Sleepers::remove`]: the next is named in `words.0`, and all others are told
+    /// (`rouse`) if the direction, as `words.1` says, has moved since they last were.
+    pub fn leave<P: Port>(&mut self, port: &P, words: (Word, Word), id: u32, added: bool, rouse: impl FnMut(u32)) {
+        let (word, mark) = words;
+        self.remove(id, added);
+        if !planted(Fault::StaleName) {
+            self.name(port, word);
+        }
+        if !planted(Fault::UnfencedLeave) {
+            port.fence();
+        }
+        if self.moved(port.load(mark)) && !planted(Fault::OthersUntold) {
+            self.all().filter(|&other| other != id).for_each(rouse);
+        }
+    }
+
     /// Whether the direction is elsewhere than when all were last told; then they are told now.
     pub fn moved(&mut self, mark: u64) -> bool {
-        std::mem::replace(&mut self.told, mark) != mark
+        let before = self.told;
+        if !planted(Fault::ToldForgotten) {
+            self.told = mark;
+        }
+        before != mark
     }
 
     /// Strikes off those for whom `alive` is false.

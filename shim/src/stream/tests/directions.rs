@@ -355,7 +355,7 @@ fn run(scheduler: impl Scheduler + 'static, kill: Kill) {
 }
 
 /// TANDEM_ROUNDS=N for longer runs.
-fn rounds(usual: usize) -> usize {
+pub fn rounds(usual: usize) -> usize {
     std::env::var("TANDEM_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 

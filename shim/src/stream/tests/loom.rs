@@ -13,6 +13,9 @@ use super::faults::{self, Fault};
 use super::sleepers::{Board, Sleepers, Wake, whom};
 use super::*;
 
+#[path = "loom_waking.rs"]
+mod waking;
+
 const SMALL: Place = Place::new(0, 2);
 const BIG: Slots = Slots { first: 64, size: 4, count: 1 };
 const LARGE: Place = Place::new(64, 4);

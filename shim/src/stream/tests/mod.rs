@@ -3,6 +3,7 @@
 
 mod directions;
 mod hostile;
+mod sharing;
 mod sleeping;
 mod units;
 mod world;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::stream::sleepers::{Board, Sleepers, Wake, whom};
-use crate::stream::{Port, Word};
+use crate::stream::{Port, Word, mail, news};
 
 struct Counters {
     sleep: [u32; 4],
@@ -89,4 +89,25 @@ fn only_who_sleeps_is_woken_and_once_a_sleep() {
         port.store(Word::RSleep, lie);
         assert_eq!(whom(&port, Word::RSleep, &board), None); // awake, or nobody
     }
+}
+
+#[test]
+fn news_are_told_once_and_taken_by_who_awaits_them() {
+    let words = [news::Bits::default(), news::Bits::default()];
+    assert!(news::tell(&words, 3) && news::tell(&words, 70) && !news::tell(&words, 70));
+    assert!(!news::tell(&words, 128));
+    assert_eq!((news::peek(&words, 0), news::peek(&words, 1), news::peek(&words, 2)), (1 << 3, 1 << 6, 0));
+    assert_eq!((news::take(&words, 1, 1 << 5), news::take(&words, 1, u64::MAX)), (0, 1 << 6));
+    assert!(news::peek(&words, 0) == 1 << 3 && news::tell(&words, 70));
+}
+
+#[test]
+fn mail_beyond_its_room_means_all() {
+    let mail = mail::Mail::<2>::default();
+    assert!(!mail.any());
+    [7, 8, 7].iter().for_each(|&letter| mail.post(letter));
+    assert!(mail.any());
+    assert_eq!((mail.take(), mail.take(), mail.any()), (([7, 8], false), ([0, 0], false), false));
+    [7, 8, 9].iter().for_each(|&letter| mail.post(letter));
+    assert_eq!(mail.take(), ([7, 8], true));
 }
