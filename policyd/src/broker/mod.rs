@@ -123,6 +123,16 @@ impl Broker {
         Ok(())
     }
 
+    /// A packet from another part of policyd.
+    pub fn post(&mut self, to: ClientId, message: Message, fds: Vec<Arc<OwnedFd>>) {
+        self.send(to, message, fds);
+    }
+
+    /// Another configuration is in force. Who has more than he may now keeps it.
+    pub fn reload(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// A channel is closed or its process is dead: nothing of it is kept but its totals.
     pub fn forget(&mut self, id: ClientId) {
         let Some(client) = self.clients.remove(&id) else { return };

@@ -5,6 +5,7 @@ pub mod background;
 mod place;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -22,21 +23,26 @@ use tracing::{info, warn};
 
 use crate::broker::Broker;
 use crate::config::Settings;
+use crate::connection::{self, Connections};
 use crate::{channel, control};
 use background::Readiness;
 pub use place::{OCCUPIED, Occupied, Place, make_folder};
 
 /// Connections served at one time, beyond which the next ones wait to be accepted.
 const MOST_CHANNELS: usize = 32_768;
-const MOST_CONTROLS: usize = 256;
+const MOST_CONTROLS: usize = 4_096;
 
 /// What the tasks of this one thread share.
 pub struct Shared {
     pub broker: RefCell<Broker>,
+    pub connections: RefCell<Connections>,
     /// Something that the main loop looks at may have changed: a deadline, the number of clients.
     pub changed: Notify,
     /// Processes that asked this policyd to stay while they live.
     pub holds: Cell<usize>,
+    /// Control connections by user, and how many one may have.
+    pub commands: RefCell<HashMap<u32, usize>>,
+    pub most_commands: Cell<usize>,
     pub socket: PathBuf,
 }
 
@@ -85,7 +91,10 @@ impl Daemon {
             socket: settings.socket.clone(),
             changed: Notify::new(),
             holds: Cell::new(0),
+            commands: RefCell::default(),
+            most_commands: Cell::new(settings.quotas.commands),
             broker: RefCell::new(Broker::new(settings.clone())),
+            connections: RefCell::new(Connections::new(settings.networking.clone(), requests_file(&settings.socket))),
         };
         let (channels, controls) = (JoinSet::new(), JoinSet::new());
         Ok(Self { shared: Rc::new(shared), place, linger: settings.linger, channels, controls })
@@ -94,6 +103,8 @@ impl Daemon {
     async fn serve(mut self, readiness: Readiness) -> Result<()> {
         let mut terminate = on_signal(SignalKind::terminate())?;
         let mut interrupt = on_signal(SignalKind::interrupt())?;
+        Connections::watch_owners(&self.shared);
+        let worker = tokio::task::spawn_local(connection::worker::run(self.shared.clone()));
         let mut listeners = self.listen()?;
         readiness.tell();
         info!(socket = %self.shared.socket.display(), "serving");
@@ -122,6 +133,9 @@ impl Daemon {
             idle_since = if idle { idle_since.or(Some(Instant::now())) } else { None };
         }
         info!("leaving");
+        worker.abort();
+        drop(worker.await);
+        connection::worker::clean(&self.shared).await;
         self.place.leave();
         Ok(())
     }
@@ -167,6 +181,13 @@ impl Daemon {
             Err(error) => rest(&error).await,
         }
     }
+}
+
+/// Where requests are kept over a restart.
+fn requests_file(socket: &std::path::Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".requests");
+    path.into()
 }
 
 /// Out of descriptors, most likely: the connection stays in the queue, so don't ask for it a million times a second.
