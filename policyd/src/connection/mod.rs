@@ -66,7 +66,7 @@ pub struct Connections {
     /// Whether rules and tables of our own are made.
     steers: bool,
     view: Rc<View>,
-    /// Counts views: what was compiled from an older one is compiled again.
+    /// Counts views: what was compiled from an older one is compiled again. 0: the network has not been looked at.
     view_number: u64,
     /// Interfaces with rules and tables of ours in force.
     steered: HashSet<u32>,
@@ -187,7 +187,8 @@ impl Connections {
     /// The answer that a process waits for, if it can be given now.
     fn answer(&mut self, client: ClientId) -> Option<Place> {
         let member = self.members.get_mut(&client)?;
-        let ready = member.plan.as_ref().is_none_or(|plan| plan.is_ready(&self.compiled));
+        // Before the network was first looked at nobody can be told anything.
+        let ready = self.view_number > 0 && member.plan.as_ref().is_none_or(|plan| plan.is_ready(&self.compiled));
         if !ready || !std::mem::replace(&mut member.waits, false) {
             return None;
         }

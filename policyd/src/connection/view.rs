@@ -47,7 +47,8 @@ pub struct Route {
     pub metric: u32,
     pub unicast: bool,
     pub source: Option<IpAddr>,
-    /// Interfaces that it leaves by: several for a multipath route. Dead ones and those without a carrier are not here.
+    /// Interfaces that it leaves by: several for a multipath route. Dead ones are not here; whether there is a carrier is
+    /// for the link to say, which knows it earlier.
     pub legs: Vec<u32>,
     pub message: RouteMessage,
 }
@@ -91,7 +92,8 @@ impl Link {
         Some(Self {
             index: message.header.index,
             name,
-            up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp | LinkFlags::Running),
+            // Running comes up to a second after the carrier.
+            up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp) && !flags.contains(LinkFlags::Dormant),
             loopback: flags.contains(LinkFlags::Loopback),
         })
     }
@@ -134,7 +136,7 @@ impl Route {
         let mut table = u32::from(message.header.table);
         let (mut metric, mut source) = (0, None);
         let mut legs = Vec::new();
-        let dead = message.header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown);
+        let dead = message.header.flags.contains(RouteFlags::Dead);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(address) => destination = ip(address)?,
@@ -143,8 +145,8 @@ impl Route {
                 RouteAttribute::PrefSource(address) => source = ip(address),
                 RouteAttribute::Oif(index) if !dead => legs.push(*index),
                 RouteAttribute::MultiPath(hops) => {
-                    let unfit = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
-                    legs.extend(hops.iter().filter(|hop| !hop.flags.intersects(unfit)).map(|hop| hop.interface_index));
+                    let alive = hops.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
+                    legs.extend(alive.map(|hop| hop.interface_index));
                 }
                 _ => {}
             }

@@ -20,8 +20,8 @@ pub async fn run(shared: Rc<Shared>) {
     let changed = Rc::new(Notify::new());
     tokio::task::spawn_local(listen(changed.clone()));
     let work = shared.connections.borrow().work.clone();
-    let mut worker = Worker { shared, kernel: None, steering: Steering::new() };
-    worker.refresh(true).await;
+    let mut worker = Worker { shared, kernel: None, steering: Steering::new(), stale: true };
+    worker.refresh(false).await;
     loop {
         let deadline = worker.shared.connections.borrow().next_deadline();
         let network = tokio::select! {
@@ -48,6 +48,8 @@ struct Worker {
     shared: Rc<Shared>,
     kernel: Option<Kernel>,
     steering: Steering,
+    /// The network must be looked at whatever has happened.
+    stale: bool,
 }
 
 impl Worker {
@@ -56,10 +58,8 @@ impl Worker {
             error!("{error:#}; trying again");
             self.kernel = None;
             tokio::time::sleep(AGAIN).await;
-            // As if it were the first time: what has been missed is read then.
-            let work = self.shared.connections.borrow().work.clone();
-            self.shared.connections.borrow_mut().view_number = 0;
-            work.notify_one();
+            self.stale = true;
+            self.shared.connections.borrow().work.notify_one();
         }
     }
 
@@ -68,11 +68,12 @@ impl Worker {
             Some(kernel) => kernel.clone(),
             None => self.kernel.insert(Kernel::connect()?).clone(),
         };
-        if network || self.shared.connections.borrow().view_number == 0 {
+        if network || self.stale {
             let view = kernel.view().await?;
             let mut connections = self.shared.connections.borrow_mut();
             connections.view = Rc::new(view);
             connections.view_number += 1;
+            self.stale = false;
         }
         let (view, settings, steers, wanted) = {
             let mut connections = self.shared.connections.borrow_mut();
@@ -108,7 +109,9 @@ impl Worker {
             let compiled = compile(kernel, &view, pair.1, &destinations, |table| autobind.owns_table(table)).await;
             debug!(net = %pair.0, interface = pair.1, v4 = compiled.v4.len(), v6 = compiled.v6.len(), "compiled");
             let mut connections = self.shared.connections.borrow_mut();
-            connections.last.insert(pair.0.clone(), (pair.1, compiled.clone()));
+            if compiled.sources().next().is_some() {
+                connections.last.insert(pair.0.clone(), (pair.1, compiled.clone()));
+            }
             connections.compiled.insert(pair.clone(), (number, compiled));
         }
         self.shared.connections.borrow_mut().compiled.retain(|pair, _| needed.contains(pair));
