@@ -85,6 +85,7 @@ struct Clients {
     /// Channels, registry (for its mail word), and the cell that a pid was given.
     channels: Vec<(OwnedFd, Option<usize>)>,
     cells: HashMap<i32, usize>,
+    promised: HashMap<i32, usize>,
 }
 
 struct Shared {
@@ -155,11 +156,10 @@ impl StandIn {
         }
     }
 
-    /// Of one process that has asked.
-    pub fn assign_to(&self, pid: u32, table: usize, assigned: &Assigned) {
+    /// Of one process, when it asks.
+    pub fn promise(&self, pid: u32, table: usize, assigned: &Assigned) {
         assigned.write(self.shared.arena, table);
-        let cell = lock(&self.shared.clients).cells.get(&(pid as i32)).copied().expect("the process has asked");
-        self.shared.arena.assign(cell, Some(table));
+        lock(&self.shared.clients).promised.insert(pid as i32, table);
     }
 
     pub fn manner(&self, manner: Manner) {
@@ -250,12 +250,12 @@ fn hear(shared: &Shared, channel: RawFd) -> bool {
 }
 
 fn answer(shared: &Shared, channel: RawFd, pid: i32) {
-    let cell = {
+    let (cell, promised) = {
         let mut clients = lock(&shared.clients);
         let next = clients.cells.len();
-        *clients.cells.entry(pid).or_insert(next)
+        (*clients.cells.entry(pid).or_insert(next), clients.promised.get(&pid).copied())
     };
-    shared.arena.assign(cell, *lock(&shared.table));
+    shared.arena.assign(cell, promised.or(*lock(&shared.table)));
     let assignment = Message::Assignment { cell: cell as u32 };
     let manner = *lock(&shared.manner);
     match manner {
