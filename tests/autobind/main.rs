@@ -8,6 +8,7 @@ mod network;
 mod peers;
 mod sockets;
 mod stand_in;
+mod whole;
 
 use std::time::Duration;
 
