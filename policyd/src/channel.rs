@@ -37,6 +37,16 @@ pub fn listen(path: &std::path::Path) -> io::Result<UnixSeqpacketListener> {
     Ok(listener)
 }
 
+/// On a socket that listens already.
+pub fn listen_on(socket: OwnedFd) -> io::Result<UnixSeqpacketListener> {
+    // Whoever opened it may have left it blocking.
+    let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_GETFL)?);
+    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK))?;
+    let listener = UnixSeqpacketListener::try_from(socket)?;
+    take_credentials(&listener)?;
+    Ok(listener)
+}
+
 /// Serves one connection to its end.
 pub async fn serve(socket: UnixSeqpacket, shared: Rc<Shared>) {
     if let Err(error) = take_credentials(&socket) {

@@ -93,7 +93,7 @@ impl Config {
 
     fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text)?;
-        config.check()?;
+        config.check().map_err(|fault| fault.located(text))?;
         config.check_names(text)?;
         Ok(config)
     }
@@ -123,7 +123,7 @@ impl Config {
         Ok(())
     }
 
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<(), OutOfRange> {
         let seconds = [
             ("park_seconds", self.park_seconds, 1, 3_600),
             ("remember_seconds", self.remember_seconds, 0, 3_600),
@@ -131,21 +131,21 @@ impl Config {
         ];
         for (key, value, least, most) in seconds {
             if let Some(value) = value.filter(|v| !(least..=most).contains(v)) {
-                bail!("{key} = {value}: give {least} to {most}");
+                return Err(OutOfRange { key, value, least, most });
             }
         }
         let quotas = &self.quotas;
         let each = [
-            ("clients", quotas.clients),
-            ("parked", quotas.parked),
-            ("pairs", quotas.pairs),
-            ("companions", quotas.companions),
-            ("requests", quotas.requests),
-            ("commands", quotas.commands),
+            ("quotas.clients", quotas.clients),
+            ("quotas.parked", quotas.parked),
+            ("quotas.pairs", quotas.pairs),
+            ("quotas.companions", quotas.companions),
+            ("quotas.requests", quotas.requests),
+            ("quotas.commands", quotas.commands),
         ];
         for (key, value) in each {
             if !(1..=10_000_000).contains(&value) {
-                bail!("quotas.{key} = {value}: give 1 to 10000000");
+                return Err(OutOfRange { key, value: value as u64, least: 1, most: 10_000_000 });
             }
         }
         Ok(())
@@ -169,6 +169,41 @@ impl Config {
                 is_system: nix::unistd::geteuid().is_root(),
             },
         })
+    }
+}
+
+/// A number that no setting may have.
+#[derive(Debug)]
+struct OutOfRange {
+    /// With its table.
+    key: &'static str,
+    value: u64,
+    least: u64,
+    most: u64,
+}
+
+impl std::error::Error for OutOfRange {}
+
+impl std::fmt::Display for OutOfRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} = {}: give {} to {}", self.key, self.value, self.least, self.most)
+    }
+}
+
+impl OutOfRange {
+    fn located(self, text: &str) -> anyhow::Error {
+        let at = toml::de::DeTable::parse(text).ok().and_then(|file| {
+            let file = file.into_inner();
+            let value = match self.key.split_once('.') {
+                Some((table, key)) => file.get(table)?.get_ref().as_table()?.get(key)?,
+                None => file.get(self.key)?,
+            };
+            Some(place(text, value.span().start))
+        });
+        match at {
+            Some(at) => anyhow::anyhow!("{at}: {self}"),
+            None => self.into(),
+        }
     }
 }
 
@@ -211,7 +246,7 @@ mod tests {
             "{unknown}"
         );
         assert!(error("park_seconds = 0").contains("park_seconds = 0: give 1 to 3600"));
-        assert!(error("[quotas]\nparked = 0").contains("quotas.parked = 0"));
+        assert!(error("[quotas]\nparked = 0").contains("line 2, column 10: quotas.parked = 0"));
         assert!(error("park_seconds = 'x'").contains("line 1"));
         assert!(error("[quotas]\nparkd = 1").contains("parkd"));
         let missing = format!("{:#}", Config::read(Path::new("/nonexistent/x.toml")).unwrap_err());
@@ -243,11 +278,30 @@ mod tests {
             (format!("{network}destinations = ['10.0.0.0/33']\n"), "line 4, column 17"),
             (format!("{network}[[rule]]\nuser = 'nobody-of-that-name'\nnetwork = 'a'"), "line 5, column 8"),
             ("[autobind]\nrule_priority = 40000\n".to_owned(), "line 2, column 17"),
-            ("[[network]]\nname = 'a'\ninterfaces = ['a-very-long-interface-name']\n".to_owned(), "line 3, column 15"),
+            ("[[network]]\nname = 'a'\ninterfaces = ['a-very-long-interface-name']\n".to_owned(), "line 3, column 14"),
         ];
         for (text, expected) in cases {
             let error = error(&text);
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    /// The sample says what holds, and each of its examples is one.
+    #[test]
+    fn the_sample_explains_itself() {
+        let sample = include_str!("../policyd.toml");
+        assert_eq!(Config::parse(sample).unwrap(), Config::default());
+        let example = |line: &str| line.starts_with('#') && !line.starts_with("# ") && !line.starts_with("#  ");
+        let uncommented: Vec<String> = sample
+            .lines()
+            .map(|line| if example(line) { line.trim_start_matches('#').to_owned() } else { line.to_owned() })
+            .map(|line| line.replace("\"alice\"", "1000").replace("\"backup\"   ", "\"backup\""))
+            .filter(|line| !line.starts_with("user = ") && !line.starts_with("group = "))
+            .collect();
+        let config = Config::parse(&uncommented.join("\n")).unwrap();
+        let defaults = Autobind { rules: Some(true), ..Autobind::default() };
+        assert_eq!((config.quotas, config.autobind), (Quotas::default(), defaults));
+        assert_eq!((config.park_seconds, config.remember_seconds), (Some(5), Some(60)));
+        assert_eq!((config.networks.len(), config.interfaces.len(), config.rules.len()), (1, 1, 1));
     }
 }

@@ -74,6 +74,8 @@ pub struct Explanation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Nothing,
+    /// In another network namespace than policyd, where interfaces are others.
+    Elsewhere,
     Request {
         id: u64,
         inherited: bool,
@@ -443,6 +445,9 @@ impl Connections {
     fn explain_why(&self, why: &Source, plan: Option<&Plan>, uid: u32) -> String {
         match why {
             Source::Nothing => "nobody has asked for it, and no rule names it: the routing table chooses".to_owned(),
+            Source::Elsewhere => {
+                "it is in another network namespace than policyd: the routing table chooses".to_owned()
+            }
             Source::TooMany => "this user's processes have too many different assignments at one time".to_owned(),
             Source::Request { id, inherited } => {
                 let Some(request) = self.requests.get(id) else { return format!("request {id}") };

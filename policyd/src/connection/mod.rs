@@ -208,6 +208,10 @@ impl Connections {
         self.work.notify_one();
     }
 
+    pub fn request_count(&self) -> usize {
+        self.requests.len()
+    }
+
     pub fn watch(&self) -> broadcast::Receiver<(u32, Status)> {
         self.events.subscribe()
     }

@@ -164,6 +164,14 @@ impl Connections {
         self.show(client);
     }
 
+    /// No process has an assignment any more.
+    pub(super) fn withdraw(&mut self) {
+        for member in self.members.values_mut() {
+            // Giving up a table cannot fail.
+            let _ = member.cell.assign(None);
+        }
+    }
+
     /// Lets a process see its plan, if its table can be written.
     pub(super) fn show(&mut self, client: ClientId) {
         let Some(mut member) = self.members.remove(&client) else { return };

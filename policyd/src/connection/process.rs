@@ -27,6 +27,8 @@ pub struct Facts {
     pub effective_uid: u32,
     pub groups: Vec<u32>,
     pub cgroup: Option<PathBuf>,
+    /// It makes its sockets in policyd's network namespace.
+    pub same_network: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -71,12 +73,18 @@ impl Facts {
             groups,
             program: std::fs::read_link(format!("/proc/{pid}/exe")).ok(),
             cgroup: cgroup(pid),
+            same_network: network(pid).is_none_or(|theirs| network(std::process::id()) == Some(theirs)),
         })
     }
 }
 
 pub fn name(pid: u32) -> Option<String> {
     Some(std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+}
+
+/// `None`: not to be told, as for another user's process where we may not look.
+fn network(pid: u32) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()
 }
 
 /// The unified hierarchy's, else that which systemd keeps.

@@ -36,7 +36,9 @@ pub async fn run(shared: Rc<Shared>) {
 /// On the way out: what we made in the kernel goes with us.
 pub async fn clean(shared: &Shared) {
     let (settings, steers) = {
-        let connections = shared.connections.borrow();
+        let mut connections = shared.connections.borrow_mut();
+        // Nobody may bind to an address whose rule goes in a moment.
+        connections.withdraw();
         (connections.settings.autobind.clone(), connections.steers)
     };
     if steers && let Ok(kernel) = Kernel::connect() {
