@@ -134,6 +134,27 @@ fn two_clients_of_redis_with_two_assignments() {
     field.proof.print();
 }
 
+/// A limit, stated: getaddrinfo's own sockets are made inside libc, past every hook. What they ask follows the routing table, and
+/// the connection to what they answer leaves by the interface.
+#[test]
+fn names_are_looked_up_by_the_routing_table() {
+    let mut field = field!(names_are_looked_up_by_the_routing_table);
+    field.assign("eth1");
+    let servers = field.scratch.write("resolv.conf", "nameserver 10.79.1.1\noptions timeout:2 attempts:2\n");
+    let python = "import socket; print(socket.getaddrinfo('who.test', 1, socket.AF_INET)[0][4][0]); s = socket.create_connection(('10.79.1.1', 5000)); print(s.recv(99).decode())";
+    let shell = format!(
+        "mount --bind {} /etc/resolv.conf && exec {} -c \"{python}\"",
+        servers.display(),
+        system_program("python3").display()
+    );
+    let arguments = ["-m", "/bin/sh", "-c", &shell];
+    let native = field.finish(field.native(system_program("unshare")).args(arguments));
+    let here = field.finish(field.tandem(system_program("unshare")).args(arguments));
+    assert_eq!((lines(&native), lines(&here)), ("10.70.0.1; 10.70.0.1".into(), "10.70.0.1; 10.71.0.1".into()));
+    field.proof.fact("the look-up by eth0 as natively, the connection by eth1");
+    field.proof.print();
+}
+
 fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]:") } else { format!("{host}:") }
 }

@@ -1,7 +1,7 @@
 //! Servers on the far hosts that tell a client which address they see.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::thread;
 
 use tandem_tests::namespace::Namespace;
@@ -13,13 +13,15 @@ pub const TCP: u16 = 5000;
 pub const UDP: u16 = 5001;
 pub const HTTP: u16 = 8080;
 pub const DNS: u16 = 5353;
+/// Where a resolver asks.
+const NAMES: u16 = 53;
 
 /// They serve as long as the test program runs.
 pub fn serve(namespace: &Namespace) {
-    let (tcp, http, udp, dns) = inside(namespace, || {
+    let (tcp, http, udp, names) = inside(namespace, || {
         let stream = |port| TcpListener::bind(("::", port)).expect("bind");
         let datagram = |port| UdpSocket::bind(("::", port)).expect("bind");
-        (stream(TCP), stream(HTTP), datagram(UDP), datagram(DNS))
+        (stream(TCP), stream(HTTP), datagram(UDP), [datagram(DNS), datagram(NAMES)])
     });
     thread::spawn(move || {
         while let Ok((mut stream, peer)) = tcp.accept() {
@@ -41,22 +43,24 @@ pub fn serve(namespace: &Namespace) {
             let _ = udp.send_to(seen(peer).as_bytes(), peer);
         }
     });
-    thread::spawn(move || {
-        let mut message = [0; 2048];
-        while let Ok((length, peer)) = dns.recv_from(&mut message) {
-            if let Some(answer) = name_answer(&message[..length], &seen(peer)) {
-                let _ = dns.send_to(&answer, peer);
+    for names in names {
+        thread::spawn(move || {
+            let mut message = [0; 2048];
+            while let Ok((length, peer)) = names.recv_from(&mut message) {
+                if let Some(answer) = name_answer(&message[..length], peer.ip().to_canonical()) {
+                    let _ = names.send_to(&answer, peer);
+                }
             }
-        }
-    });
+        });
+    }
 }
 
 fn seen(peer: SocketAddr) -> String {
     peer.ip().to_canonical().to_string()
 }
 
-/// To any question: a TXT record with the text.
-fn name_answer(query: &[u8], text: &str) -> Option<Vec<u8>> {
+/// The asker's own address: as it is to a question for an IPv4 address, else as a TXT record.
+fn name_answer(query: &[u8], peer: IpAddr) -> Option<Vec<u8>> {
     let mut end = 12;
     while *query.get(end)? != 0 {
         end += usize::from(query[end]) + 1;
@@ -65,7 +69,14 @@ fn name_answer(query: &[u8], text: &str) -> Option<Vec<u8>> {
     let mut answer = query.get(..2)?.to_vec();
     answer.extend([0x84, 0, 0, 1, 0, 1, 0, 0, 0, 0]);
     answer.extend(question);
-    answer.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 0, 0, text.len() as u8 + 1, text.len() as u8]);
-    answer.extend(text.as_bytes());
+    let asks_for_v4 = question.ends_with(&[0, 1, 0, 1]);
+    if let (IpAddr::V4(v4), true) = (peer, asks_for_v4) {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+        answer.extend(v4.octets());
+    } else {
+        let text = peer.to_string();
+        answer.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 0, 0, text.len() as u8 + 1, text.len() as u8]);
+        answer.extend(text.as_bytes());
+    }
     Some(answer)
 }

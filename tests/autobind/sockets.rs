@@ -287,3 +287,23 @@ fn an_interface_that_is_gone() {
     field.proof.fact("deleted, and the assignment still says active: as natively");
     field.proof.print();
 }
+
+/// Numbers that are closed and used again, here and in a vfork child; a handler in the midst of it; errno.
+#[test]
+fn numbers_handlers_and_errno() {
+    let mut field = field!(numbers_handlers_and_errno);
+    field.assign("eth1");
+    for (actions, native, here) in [
+        ("udp4 bind:10.70.0.1/0 close udp4 to:10.79.1.1/5001", VIA_0, VIA_1),
+        ("tcp4 bind:10.70.0.1/0 close tcp4 connect:10.79.1.1/5000 ask", VIA_0, VIA_1),
+        ("tcp4 close udp4 close tcp6 connect:fd79:1::1/5000 ask", SIX_0, SIX_1),
+        ("udp4 udp4 vfork to:10.79.1.1/5001", VIA_0, VIA_1),
+        ("tcp4 udp4 vfork socket:1 connect:10.79.1.1/5000 ask", VIA_0, VIA_1),
+        ("storm", "failures 0, only by eth0: yes", "failures 0, only by eth1: yes"),
+    ] {
+        field.differ(actions, native, here);
+    }
+    field.same("udp4 bind:10.70.0.1/0 vfork to:10.79.1.1/5001 dup to:10.79.1.1/5001 fork to:10.79.1.1/5001");
+    field.proof.fact("a number's new socket is a new socket; vfork children touch nothing; 400 handlers amid connects; errno untouched");
+    field.proof.print();
+}

@@ -10,6 +10,8 @@
  *   many:HOST/PORT,...      one sendmmsg, then the answers, sorted
  *   fast:HOST/PORT          sendto with MSG_FASTOPEN, then the answer
  *   name  options           getsockname; the options that AutoBind uses
+ *   close  vfork            a child by vfork closes the socket, and uses another; the parent goes on
+ *   storm                   for a while, connects interrupted by a handler that sends
  *   dup  fork  drop         go on with a dup, the first closed; in a child; as nobody
  *   exec                    the rest in this program, executed anew
  *   say:WORD  gate:FILE     a line on stdout; wait until the file is there
@@ -22,10 +24,12 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -35,6 +39,8 @@
 #ifndef IPV6_UNICAST_IF
 #define IPV6_UNICAST_IF 76
 #endif
+
+enum { UNTOUCHED = 77 };
 
 static int fds[32], made, now = -1, v6;
 
@@ -68,6 +74,7 @@ static struct address address(const char *text) {
 
 static void result(const char *what, long r) {
     if (r < 0) printf("%s: %s\n", what, strerrorname_np(errno));
+    else if (errno != UNTOUCHED) printf("%s: errno became %d\n", what, errno);
 }
 
 /* An address as it is printed: mapped or not, it is IPv4. */
@@ -174,6 +181,44 @@ static void hurry(struct address a) {
     result("connect", r);
 }
 
+static int storm_socket, storms, storm_failures;
+static struct address storm_to;
+
+static void in_storm(int signal)
+{
+    int before = errno;
+    if (sendto(storm_socket, "x", 1, MSG_DONTWAIT, (void *)&storm_to.at, storm_to.length) != 1) storm_failures++;
+    int other = socket(AF_INET, SOCK_DGRAM, 0);
+    if (connect(other, (void *)&storm_to.at, storm_to.length)) storm_failures++;
+    close(other);
+    storms++;
+    errno = before;
+}
+
+/* Every connect succeeds, whatever the handler does; the sources are as they are without it. */
+static void storm(void)
+{
+    struct address to = address("10.79.1.1/5000");
+    storm_to = address("10.79.1.1/5001");
+    storm_socket = socket(AF_INET, SOCK_DGRAM, 0);
+    signal(SIGALRM, in_storm);
+    setitimer(ITIMER_REAL, &(struct itimerval){{0, 300}, {0, 300}}, NULL);
+    int sources[2] = {0, 0}, rounds = 0;
+    while (storms < 400) {
+        struct sockaddr_in name;
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        while (connect(fd, (void *)&to.at, to.length) && errno == EINTR)
+            ;
+        getsockname(fd, (void *)&name, &(socklen_t){sizeof name});
+        sources[ntohl(name.sin_addr.s_addr) >> 16 & 1]++;
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+        close(fd);
+        rounds++;
+    }
+    setitimer(ITIMER_REAL, &(struct itimerval){{0, 0}, {0, 0}}, NULL);
+    printf("failures %d, only by eth%d: %s\n", storm_failures, sources[1] > 0, sources[0] && sources[1] ? "no" : "yes");
+}
+
 static void make(int domain, int kind) {
     now = fds[++made] = socket(domain, kind, 0);
     v6 = domain == AF_INET6;
@@ -188,6 +233,7 @@ static int starts(char *argument, const char *word, char **rest) {
 static void act(char *word, char **argv) {
     char *rest;
     struct address a;
+    errno = UNTOUCHED;
     if (!strcmp(word, "tcp4")) make(AF_INET, SOCK_STREAM);
     else if (!strcmp(word, "tcp6")) make(AF_INET6, SOCK_STREAM);
     else if (!strcmp(word, "udp4")) make(AF_INET, SOCK_DGRAM);
@@ -222,6 +268,18 @@ static void act(char *word, char **argv) {
         result("getsockname", getsockname(now, (void *)&a.at, &a.length));
         printf("own name %s\n", show(&a.at));
     } else if (!strcmp(word, "options")) options();
+    else if (!strcmp(word, "close")) close(now);
+    else if (!strcmp(word, "storm")) storm();
+    else if (!strcmp(word, "vfork")) {
+        int other = fds[1];
+        pid_t child = vfork();
+        if (!child) {
+            close(now);
+            close(other);
+            _exit(0);
+        }
+        waitpid(child, NULL, 0);
+    }
     else if (!strcmp(word, "dup")) {
         int other = dup(now);
         close(now);

@@ -155,7 +155,6 @@ pub fn lost() {
 /// The cell is the parent's; the child asks for its own.
 pub fn after_fork_in_child() {
     lost();
-    NEXT_TRY.store(0, Ordering::Relaxed);
 }
 
 /// The interfaces of another network namespace, or a filter that would see our calls: no more of it in this program.
