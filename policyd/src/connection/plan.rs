@@ -248,6 +248,9 @@ impl Connections {
 
     /// What a process gets, and why: its own request, its ancestors', its family's, its environment's, a static rule.
     pub(super) fn choose(&self, process: &Process, kin: Option<u64>, wish: Option<&Net>) -> (Source, Option<Plan>) {
+        if !process.facts.same_network {
+            return (Source::Elsewhere, None);
+        }
         if let Some((request, inherited)) = self.request_of(process, kin) {
             let down = request.spec.required || self.goes_down(&request.net);
             let source = Source::Request { id: request.id, inherited };

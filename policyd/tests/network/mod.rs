@@ -23,16 +23,35 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 /// but 10.9.9.0/24 by eth0; the same for IPv6.
 pub struct Net {
     pub near: String,
-    far: String,
+    pub far: String,
+    /// It goes with this value.
+    made: bool,
 }
 
 impl Net {
-    /// `None`, and said so, where this user may not make one.
+    /// In `near`: the test is run again there, as a process of its own, and has nothing more to do here (`None`). Nor has
+    /// it, and says so, where this user may not make namespaces.
     pub fn new(test: &str) -> Option<Self> {
+        if let [Ok(near), Ok(far)] = ["TEST_NEAR", "TEST_FAR"].map(std::env::var) {
+            return Some(Self { near, far, made: false });
+        }
+        let net = Self::made(test)?;
+        let thread = std::thread::current();
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &net.near]).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", thread.name().unwrap(), "--nocapture"]);
+        let output = command.env("TEST_NEAR", &net.near).env("TEST_FAR", &net.far).output().unwrap();
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{test}: in its namespace");
+        None
+    }
+
+    fn made(test: &str) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let [near, far] = ["near", "far"].map(|end| format!("tandem-{end}-{}-{number}", std::process::id()));
-        let net = Self { near, far };
+        let net = Self { near, far, made: true };
         for name in [&net.near, &net.far] {
             let made = Command::new("ip").args(["netns", "add", name]).output();
             if !made.as_ref().is_ok_and(|output| output.status.success()) {
@@ -83,7 +102,7 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        for name in [&self.near, &self.far] {
+        for name in [&self.near, &self.far].into_iter().filter(|_| self.made) {
             let _ = Command::new("ip").args(["netns", "del", name]).output();
         }
     }
