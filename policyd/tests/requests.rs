@@ -211,9 +211,14 @@ fn the_commands_as_a_user_sees_them() {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
+    let sleeper = Sleeper::new();
+    let first = manager.open(for_pid(sleeper.pid())).unwrap();
+    manager.until(first.id, State::Connected);
     let mut watch = tandem(&["watch"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut seen = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
-    eventually("eth1 is up", || text(&["networks"]).contains("backup  by eth1, 0 requests"));
+    // What it lists first shows that it watches.
+    assert!(seen.next().unwrap().contains(&format!("request {}", first.id)));
+    eventually("eth1 is up", || text(&["networks"]).contains("backup  by eth1, 1 requests"));
     let asked = text(&["request", "backup", "--priority", "high"]);
     let id = asked.split_whitespace().nth(1).unwrap().to_owned();
     assert!(asked.contains(&format!("process {}/", std::process::id())), "for the caller: {asked}");
