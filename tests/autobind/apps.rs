@@ -69,6 +69,21 @@ fn curl_dig_python_and_socat() {
     field.proof.print();
 }
 
+/// Its own options win.
+#[test]
+fn curl_that_chooses_its_own_interface() {
+    let mut field = field!(curl_that_chooses_its_own_interface);
+    field.assign("eth1");
+    for own in ["eth0", "10.70.0.1", "host!10.70.0.1", "if!eth0"] {
+        let url = format!("http://10.79.1.1:{HTTP}/");
+        let curl = |launch: Launch| field.finish(launch.args(["-sS", "--max-time", "5", "--interface", own, &url]));
+        let (native, here) = (curl(field.native(system_program("curl"))), curl(field.tandem(system_program("curl"))));
+        assert_eq!((lines(&native), lines(&here)), ("10.70.0.1".into(), "10.70.0.1".into()), "{own}");
+        field.proof.fact(format!("curl --interface {own} under an assignment to eth1: by eth0, as natively"));
+    }
+    field.proof.print();
+}
+
 /// A real server says which client address it has; two clients at once with two assignments.
 #[test]
 fn two_clients_of_redis_with_two_assignments() {

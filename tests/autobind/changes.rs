@@ -112,6 +112,14 @@ fn children_and_programs_that_are_executed_inherit() {
         "peer sees 10.70.0.1; peer sees 10.70.0.1",
         "peer sees 10.71.0.1; peer sees 10.71.0.1",
     );
+    // A child that no hook saw has no cell of its own, and does not use its parent's.
+    field.differ(
+        "tcp4 connect:10.79.1.1/5000 ask clone tcp4 connect:10.79.1.1/5000 ask",
+        "peer sees 10.70.0.1; peer sees 10.70.0.1",
+        "peer sees 10.71.0.1; peer sees 10.70.0.1",
+    );
+    // Another user's assignment is asked for anew.
+    field.differ(&format!("{ASK} drop {ASK}"), &[VIA_0; 2].join("; "), &[VIA_1; 2].join("; "));
     // By vfork, posix_spawn and pipes: the shell's and Python's ways.
     let shell = format!(
         "'{0}' tcp4 connect:10.79.1.1/5000 ask | cat; x=$('{0}' udp4 to:10.79.1.1/5001); echo $x",
@@ -138,7 +146,11 @@ fn a_slow_policyd() {
 
     field.stand_in.manner(Manner::After(Duration::from_millis(150)));
     let one = "tcp4 connect:10.79.1.1/5000 ask";
-    let mut running = field.start(one, one);
+    let gate = format!("say:ready gate:{}", field.gate().display());
+    let actions = format!("{one} {gate} {one}");
+    let hasty = |field: &crate::Field| field.tandem(program("autobind")).env("TANDEM_DEBUG", "");
+    let mut running = hasty(&field).args(actions.split_whitespace()).spawn(&field.scratch);
+    field.wait_for(&running, "ready");
     thread::sleep(Duration::from_millis(300));
     field.go();
     let seen = lines(&running.wait(Duration::from_secs(10)));
@@ -153,7 +165,7 @@ fn a_slow_policyd() {
         assert_eq!(lines(&outcome), vec!["peer sees 10.70.0.1"; 20].join("; "));
         started.elapsed()
     };
-    let (native, here) = (time(field.native(program("autobind"))), time(field.tandem(program("autobind"))));
+    let (native, here) = (time(field.native(program("autobind"))), time(hasty(&field)));
     assert!(here < native + Duration::from_millis(250), "{native:?} natively, {here:?} here");
     field.proof.fact(format!("no answer at all: 20 sockets took {here:?}, natively {native:?}: one wait, not twenty"));
     field.proof.print();

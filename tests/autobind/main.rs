@@ -19,6 +19,9 @@ use tandem_tests::{Launch, Outcome, Proof, Running, Scratch};
 use network::{Network, inside};
 use stand_in::{Assigned, StandIn};
 
+/// Waits for the first answer as long as it may take a busy machine.
+pub const PATIENT: &str = "patience=3000";
+
 /// A network, its peers, and a policyd that answers as a test tells it to.
 pub struct Field {
     pub network: Network,
@@ -69,7 +72,8 @@ impl Field {
         for (name, value) in self.stand_in.environment() {
             launch = launch.env(name, value);
         }
-        launch
+        // On a busy machine the answer may take longer than a program's first socket would wait.
+        launch.debug(Some(PATIENT))
     }
 
     pub fn finish(&self, launch: Launch) -> Outcome {

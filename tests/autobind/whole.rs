@@ -37,7 +37,8 @@ impl Host {
 
     /// `tandem run --interface NAME -- PROGRAM`.
     fn run(&self, interface: &str, program: impl Into<PathBuf>) -> Launch {
-        let launch = Launch::new("run", &artifacts().command).in_namespace(Some(&self.network.host));
+        let launch =
+            Launch::new("run", &artifacts().command).debug(Some(crate::PATIENT)).in_namespace(Some(&self.network.host));
         let launch = launch.arg("run").arg("--policyd").arg(self.policyd.socket());
         launch.args(["--interface", interface, "--"]).arg(program.into())
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use tandem_protocol::Message;
 use tandem_protocol::assignment::{Arena, Decision, Why, is_never_bound};
 
-use crate::{config, meet, real, sys};
+use crate::{config, debug, meet, real, sys};
 
 /// How long the first socket waits for the answer.
 const PATIENCE_NS: u64 = 20_000_000;
@@ -25,8 +25,9 @@ const ASKED: u32 = 1;
 /// The answer is here: a cell, or that there is none for us.
 const ANSWERED: u32 = 2;
 
-/// `serial << 32 | cell + 1`; 0 while there is none. The serial tells the answers apart.
-static CELL: AtomicU64 = AtomicU64::new(0);
+/// `serial << 32 | cell + 1`; 0 while there is none. The serial tells the answers apart. In a page of its own that the kernel wipes
+/// in a child, also in one that was made where no hook could see it: the cell is this process's alone.
+static CELL: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
 /// Once mapped it stays at its place; a later arena replaces it there.
 static ARENA: AtomicPtr<Arena> = AtomicPtr::new(std::ptr::null_mut());
 static PHASE: AtomicU32 = AtomicU32::new(IDLE);
@@ -55,7 +56,7 @@ pub fn look_up(destination: IpAddr) -> Decision {
     let (Some(arena), 1..) = (arena, cell) else { return Decision::LeaveAlone(Why::NoAssignment) };
     let decision = arena.look_up(cell as u32 - 1, destination);
     // Another arena may have taken its place meanwhile.
-    if CELL.load(Ordering::Acquire) == cell { decision } else { Decision::LeaveAlone(Why::Unreadable) }
+    if known_cell() == cell { decision } else { Decision::LeaveAlone(Why::Unreadable) }
 }
 
 #[inline]
@@ -63,12 +64,25 @@ fn cell() -> u64 {
     if OFF.load(Ordering::Relaxed) {
         return 0;
     }
-    if CELL.load(Ordering::Acquire) == 0 {
+    if known_cell() == 0 {
         return fetch();
     }
     // Nobody tells us that policyd has died.
     meet::probe();
-    CELL.load(Ordering::Acquire)
+    known_cell()
+}
+
+#[inline]
+fn known_cell() -> u64 {
+    // SAFETY: null, or a word in a page that is never unmapped.
+    unsafe { CELL.load(Ordering::Acquire).as_ref() }.map_or(0, |cell| cell.load(Ordering::Acquire))
+}
+
+fn set_cell(word: u64) {
+    // SAFETY: as above.
+    if let Some(cell) = unsafe { CELL.load(Ordering::Acquire).as_ref() } {
+        cell.store(word, Ordering::Release);
+    }
 }
 
 #[cold]
@@ -83,7 +97,7 @@ fn fetch() -> u64 {
         meet::collect();
         meet::probe();
     }
-    CELL.load(Ordering::Acquire)
+    known_cell()
 }
 
 /// False when nobody is there to be asked.
@@ -91,7 +105,7 @@ fn ask(now: u64) -> bool {
     if now < NEXT_TRY.load(Ordering::Relaxed) || !meet::may_try(now) || sys::is_vfork_child() {
         return false;
     }
-    DEADLINE.store(now + PATIENCE_NS, Ordering::Release);
+    DEADLINE.store(now + PATIENCE_NS.max(debug::patience_ns()), Ordering::Release);
     if PHASE.compare_exchange(IDLE, ASKED, Ordering::AcqRel, Ordering::Acquire).is_err() {
         return true;
     }
@@ -106,7 +120,9 @@ fn ask(now: u64) -> bool {
 
 fn wait() {
     loop {
-        meet::receive();
+        if !meet::receive() {
+            return;
+        }
         let now = sys::now_ns();
         let end = DEADLINE.load(Ordering::Acquire);
         if PHASE.load(Ordering::Acquire) != ASKED || now >= end {
@@ -133,7 +149,7 @@ pub fn arrived(cell: u32, arena: RawFd) {
     SERIAL.store(serial, Ordering::Relaxed);
     DORMANT.store(false, Ordering::Relaxed);
     let word = if mapped { u64::from(serial) << 32 | (u64::from(cell) + 1) } else { 0 };
-    CELL.store(word, Ordering::Release);
+    set_cell(word);
     PHASE.store(ANSWERED, Ordering::Release);
     if !mapped {
         crate::log::warn(format_args!("policyd's arena cannot be mapped: no interface is chosen for this process"));
@@ -142,13 +158,13 @@ pub fn arrived(cell: u32, arena: RawFd) {
 
 /// Policyd has no cell for this process.
 pub fn refused() {
-    CELL.store(0, Ordering::Release);
+    set_cell(0);
     PHASE.store(ANSWERED, Ordering::Release);
 }
 
 /// The channel is gone, and the cell with it.
 pub fn lost() {
-    CELL.store(0, Ordering::Release);
+    set_cell(0);
     PHASE.store(IDLE, Ordering::Release);
 }
 
@@ -160,17 +176,17 @@ pub fn after_fork_in_child() {
 /// The interfaces of another network namespace, or a filter that would see our calls: no more of it in this program.
 pub fn forbid() {
     OFF.store(true, Ordering::Relaxed);
-    CELL.store(0, Ordering::Release);
+    set_cell(0);
 }
 
 /// Maps the arena, in the old one's place if there is one: whoever is reading there reads the new one, and notices.
 fn map(fd: RawFd) -> bool {
-    if !is_arena(fd) {
+    if !is_arena(fd) || !make_cell() {
         return false;
     }
     let old = ARENA.load(Ordering::Acquire);
     let place = if old.is_null() { 0 } else { libc::MAP_FIXED };
-    CELL.store(0, Ordering::Release);
+    set_cell(0);
     // SAFETY: a fresh mapping where the kernel chooses, or in place of our own one of the same size, which nobody holds a
     // reference into that could not bear other values.
     let at = unsafe { libc::mmap(old.cast(), Arena::BYTES, libc::PROT_READ, libc::MAP_SHARED | place, fd, 0) };
@@ -182,6 +198,25 @@ fn map(fd: RawFd) -> bool {
     ARENA.store(at.cast(), Ordering::Release);
     // SAFETY: a mapping of an arena's size, of atomics.
     unsafe { (*at.cast::<Arena>()).is_sound() }
+}
+
+/// The cell's page, made once.
+fn make_cell() -> bool {
+    if !CELL.load(Ordering::Acquire).is_null() {
+        return true;
+    }
+    const PAGE: usize = 4096;
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a fresh page where the kernel chooses.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, kind, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return false;
+    }
+    // A kernel that cannot has no such children forgotten; those that a hook sees are.
+    // SAFETY: just mapped.
+    unsafe { libc::madvise(at, PAGE, libc::MADV_WIPEONFORK) };
+    CELL.store(at.cast(), Ordering::Release);
+    true
 }
 
 /// Of the right size, and nobody can make it shorter under us.

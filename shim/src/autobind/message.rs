@@ -168,9 +168,9 @@ unsafe fn steered(record: &Record, fd: RawFd, message: &msghdr, flags: c_int, co
 /// # Safety
 /// As [`steered`].
 unsafe fn steer(message: &mut msghdr, control: &mut Control, destination: IpAddr, interface: u32) -> bool {
-    let own = if message.msg_control.is_null() { 0 } else { message.msg_controllen };
+    let own = message.msg_controllen;
     // SAFETY: by the caller.
-    if own > OWN || (own > 0 && unsafe { chooses_itself(message) }) {
+    if own > OWN || (own > 0 && message.msg_control.is_null()) || (own > 0 && unsafe { chooses_itself(message) }) {
         return false;
     }
     let start = own.next_multiple_of(align_of::<cmsghdr>());
@@ -182,7 +182,9 @@ unsafe fn steer(message: &mut msghdr, control: &mut Control, destination: IpAddr
     // are plain numbers.
     unsafe {
         let at = control.0.as_mut_ptr();
-        at.copy_from_nonoverlapping(message.msg_control.cast(), own);
+        if own > 0 {
+            at.copy_from_nonoverlapping(message.msg_control.cast(), own);
+        }
         let header = at.add(start).cast::<cmsghdr>();
         (*header).cmsg_level = level;
         (*header).cmsg_type = kind;

@@ -185,10 +185,11 @@ pub fn probe() {
     receive();
 }
 
-/// Whatever has come by now.
-pub fn receive() {
-    let Ok(_held) = LOCK.lock() else { return };
+/// Whatever has come by now. False in a signal handler that interrupted this very thing: nothing can come until it returns.
+pub fn receive() -> bool {
+    let Ok(_held) = LOCK.lock() else { return false };
     receive_all();
+    true
 }
 
 /// Whether policyd may be asked, or was not there a moment ago.
