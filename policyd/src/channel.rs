@@ -54,7 +54,8 @@ pub async fn serve(socket: UnixSeqpacket, shared: Rc<Shared>) {
         return;
     }
     let mut channel = Channel { socket, shared };
-    match timeout(HELLO_TIME, channel.hello()).await {
+    // What only a Hello needs is not kept for as long as the process lives: there may be thousands.
+    match timeout(HELLO_TIME, Box::pin(channel.hello())).await {
         Ok(Ok(client)) => channel.run(client).await,
         Ok(Err(fault)) => debug!("a connection without a Hello: {fault}"),
         Err(_) => debug!("a connection that never said Hello"),
@@ -69,7 +70,7 @@ struct Channel {
 /// A switch that has been admitted.
 struct Admitted {
     speaker: Speaker,
-    outgoing: mpsc::Receiver<Outgoing>,
+    outgoing: mpsc::Receiver<Box<Outgoing>>,
     mailbox: Mailbox,
 }
 
@@ -133,8 +134,8 @@ impl Channel {
         let outgoing = async {
             while let Some(packet) = client.outgoing.recv().await {
                 // A process that computes for minutes reads nothing meanwhile, and is in its right: its queue waits.
-                let ready = packet.fds.is_empty() || self.all_received().await.is_ok();
-                if !ready || !matches!(timeout(FULL_TIME, self.send(&packet)).await, Ok(Ok(()))) {
+                let ready = packet.fds.is_empty() || Box::pin(self.all_received()).await.is_ok();
+                if !ready || !matches!(timeout(FULL_TIME, Box::pin(self.send(&packet))).await, Ok(Ok(()))) {
                     break;
                 }
                 if let Some(family) = client.mailbox.borrow().as_ref() {

@@ -73,7 +73,8 @@ pub struct Connections {
     compiled: HashMap<(Net, u32), (u64, Compiled)>,
     /// What was served last by a network whose interfaces have gone.
     last: HashMap<Net, (u32, Compiled)>,
-    members: HashMap<ClientId, Member>,
+    /// Boxed: thousands of processes, and a map has room for twice as many.
+    members: HashMap<ClientId, Box<Member>>,
     requests: BTreeMap<u64, Request>,
     /// Requests by whose they are.
     owners: HashMap<Identity, Vec<u64>>,
@@ -171,7 +172,7 @@ impl Connections {
         };
         let member =
             Member { process, family: joining.family, wish, cell, plan: None, why: Source::Nothing, waits: true };
-        self.members.insert(client, member);
+        self.members.insert(client, Box::new(member));
         self.settle_member(client);
         Ok(self.answer(client))
     }
@@ -179,7 +180,9 @@ impl Connections {
     pub fn forget(&mut self, client: ClientId) {
         if let Some(member) = self.members.remove(&client)
             && member.plan.is_some()
+            && !self.members.values().any(|other| other.plan == member.plan)
         {
+            // The last with this plan: its rules go.
             self.work.notify_one();
         }
     }

@@ -157,10 +157,11 @@ impl Connections {
         let (why, plan) = self.choose(&member.process, kin, member.wish.as_ref());
         let Some(member) = self.members.get_mut(&client) else { return };
         member.why = why;
-        if member.plan != plan {
-            member.plan = plan;
+        // What is compiled already, as for every process but the first, is nothing to do for the worker.
+        if plan.as_ref().is_some_and(|plan| !plan.is_ready(&self.compiled)) {
             self.work.notify_one();
         }
+        member.plan = plan;
         self.show(client);
     }
 
