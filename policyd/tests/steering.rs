@@ -170,9 +170,10 @@ fn children_inherit_and_strangers_do_not() {
     answers(&mut child, "Some(\"eth1\")");
     answers(&mut grandchild, "Some(\"eth1\")");
     answers(&mut stranger, "None");
-    let ids: Vec<u64> = manager.requests().iter().map(|request| request.id).collect();
-    assert_eq!(ids.len(), 2);
-    let release = tandem_policyd::control::OfRequest { id: ids[0] };
+    let requests = manager.requests();
+    assert_eq!(requests.len(), 2);
+    let of_child = requests.iter().find(|request| request.pid == child.0.id()).unwrap();
+    let release = tandem_policyd::control::OfRequest { id: of_child.id };
     manager.ask(tandem_policyd::control::Ask::Release(release)).unwrap();
     answers(&mut child, "None");
 }

@@ -103,6 +103,9 @@ impl Broker {
 
     /// A message from a switch that has said Hello. `Err`: it misbehaves, and is to be dropped.
     pub fn on_message(&mut self, from: ClientId, message: Message, mut fds: Vec<OwnedFd>) -> Result<(), &'static str> {
+        if !self.clients.contains_key(&from) {
+            return Err("it does not read its messages");
+        }
         if fds.len() != message.descriptors() {
             return Err("a message with the wrong number of descriptors");
         }

@@ -397,7 +397,13 @@ impl Connections {
                     .to_owned(),
             );
         }
-        explanation.notes.push("addresses bound by the program itself are left alone".to_owned());
+        if plan.is_some() {
+            explanation.notes.push(
+                "what the program binds to an address itself is left alone; getaddrinfo looks names up by sockets that \
+                 no preload sees, as the routing table says"
+                    .to_owned(),
+            );
+        }
         Ok(explanation)
     }
 
