@@ -93,6 +93,11 @@ fn other_destinations_are_native() {
             field.same(&format!("tcp{kind} connect:{host}/5000 ask name options"));
             field.same(&format!("udp{kind} to:{host}/5001 connect:{host}/5001 ask name options"));
         }
+        // No route by the interface: the far host that only the other uplink's default route leads to.
+        let narrow = ("10.71.0.1".parse().expect("an address"), vec![("10.79.1.0", "10.79.1.255")]);
+        field.stand_in.assign(Some(&Assigned { by_source, v4: narrow, ..field.uplink("eth1") }));
+        field.same("tcp4 connect:10.79.2.1/5000 ask name udp4 to:10.79.2.1/5001 connect:10.79.2.1/5001 ask name");
+        field.differ("tcp4 connect:10.79.1.1/5000 ask", VIA_0, VIA_1);
         field.same("udp4 quiet:255.255.255.255/5001 quiet:224.0.0.251/5001 quiet:169.254.1.1/5001 name options");
         field.same("tcp6 connect:fe80::1/5000 options udp6 connect:fe80::1%eth0/1 name quiet:ff02::1%eth0/5001 connect:ff02::1%eth0/5001 name");
     }
@@ -299,6 +304,7 @@ fn numbers_handlers_and_errno() {
         ("tcp4 close udp4 close tcp6 connect:fd79:1::1/5000 ask", SIX_0, SIX_1),
         ("udp4 udp4 vfork to:10.79.1.1/5001", VIA_0, VIA_1),
         ("tcp4 udp4 vfork socket:1 connect:10.79.1.1/5000 ask", VIA_0, VIA_1),
+        ("threads", "16 by eth0, 0 by eth1", "0 by eth0, 16 by eth1"),
         ("storm", "failures 0, only by eth0: yes", "failures 0, only by eth1: yes"),
     ] {
         field.differ(actions, native, here);

@@ -1,6 +1,8 @@
 //! The whole of it: unmodified programs under `tandem run`, with the real policyd, which makes its own rules.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,9 @@ use tandem_tests::{Launch, Policyd, Proof, Running, Scratch};
 use crate::lines;
 use crate::network::Network;
 use crate::peers::{self, DNS, HTTP};
+
+/// nobody
+const USER: u32 = 65_534;
 
 struct Host {
     network: Network,
@@ -109,6 +114,67 @@ fn tandem_run_interface() {
         proof.fact(format!(
             "--interface {interface}: curl, dig and sockets of all kinds, {here} packets by it, none by the other"
         ));
+    }
+    proof.print();
+}
+
+/// A user without any right, with a policyd of its own that may make no rules: by device and address.
+#[test]
+fn without_root() {
+    const TEST: &str = "without_root";
+    let Some(host) = Host::new(TEST) else { return };
+    let mut proof = Proof::new(TEST);
+    // Where the user may go, whatever the build's own folder is.
+    let folder = host.scratch.file("user");
+    fs::create_dir(&folder).expect("a folder");
+    let bin = Scratch::new();
+    for path in [bin.path(), host.scratch.path()] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("chmod");
+    std::os::unix::fs::chown(&folder, Some(USER), Some(USER)).expect("chown");
+    let here = |path: &Path| {
+        let to = bin.file(&path.file_name().expect("a name").to_string_lossy());
+        fs::copy(path, &to).expect("a copy");
+        to
+    };
+    let [daemon, command, library, sockets] =
+        [&artifacts().daemon, &artifacts().command, &artifacts().library, &program("autobind")].map(|path| here(path));
+    let socket = folder.join("policyd.sock");
+    let as_user = |name: &str| {
+        let launch = Launch::new(name, system_program("setpriv")).in_namespace(Some(&host.network.host));
+        let user = USER.to_string();
+        launch.args([
+            "--reuid",
+            &user,
+            "--regid",
+            &user,
+            "--clear-groups",
+            "--inh-caps=-all",
+            "--bounding-set=-all",
+            "--",
+        ])
+    };
+    let mut policyd = as_user("policyd").arg(&daemon).arg("--socket").arg(&socket).spawn(&host.scratch);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !socket.exists() {
+        assert!(!policyd.ended() && Instant::now() < deadline, "policyd: {}", policyd.wait(Duration::ZERO));
+        thread::sleep(Duration::from_millis(5));
+    }
+    let run = |interface: &str, program: &Path| {
+        let launch = as_user("run").arg(&command).arg("run").arg("--policyd").arg(&socket);
+        let launch = launch.env("TANDEM_LIBRARY", &library).debug(Some(crate::PATIENT));
+        launch.args(["--interface", interface, "--"]).arg(program)
+    };
+    let actions = "tcp4 connect:10.79.1.1/5000 ask options tcp6 connect:fd79:1::1/5000 ask udp4 to:10.79.1.1/5001 to:127.0.0.1/5001 udp6 connect:fd79:2::1/5001 ask tcp4 connect:10.70.0.1/5000 ask tcp4 connect:10.70.0.254/5000 ask";
+    for (interface, four, six) in [("eth0", "10.70.0.1", "fd70::1"), ("eth1", "10.71.0.1", "fd71::1")] {
+        let curl = run(interface, &system_program("curl")).args(["-sS", "--max-time", "5"]);
+        host.says(curl.arg(format!("http://10.79.1.1:{HTTP}/")), four);
+        let seen = format!(
+            "peer sees {four}; device '' of 0 bytes, index 0, noport 0, unicast 0 0; peer sees {six}; peer sees {four}; peer sees 127.0.0.1; peer sees {six}; peer sees 10.70.0.1; peer sees 10.70.0.1"
+        );
+        host.says(run(interface, &sockets).args(actions.split_whitespace()), &seen);
+        proof.fact(format!("uid {USER} without capabilities, --interface {interface}: curl and sockets of all kinds by it, own addresses as natively"));
     }
     proof.print();
 }

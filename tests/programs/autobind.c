@@ -10,6 +10,7 @@
  *   many:HOST/PORT,...      one sendmmsg, then the answers, sorted
  *   fast:HOST/PORT          sendto with MSG_FASTOPEN, then the answer
  *   name  options           getsockname; the options that AutoBind uses
+ *   threads                 sixteen at once connect; by which uplinks
  *   close  vfork            a child by vfork closes the socket, and uses another; the parent goes on
  *   storm                   for a while, connects interrupted by a handler that sends
  *   dup  fork  clone  drop  go on with a dup, the first closed; in a child; in one that no libc made; as nobody
@@ -24,6 +25,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -220,6 +222,30 @@ static void storm(void)
     printf("failures %d, only by eth%d: %s\n", storm_failures, sources[1] > 0, sources[0] && sources[1] ? "no" : "yes");
 }
 
+static void *in_thread(void *to)
+{
+    struct address *a = to;
+    struct sockaddr_in name = {0};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (!connect(fd, (void *)&a->at, a->length)) getsockname(fd, (void *)&name, &(socklen_t){sizeof name});
+    close(fd);
+    return (void *)(long)(ntohl(name.sin_addr.s_addr) >> 16 & 255);
+}
+
+static void threads(void)
+{
+    struct address to = address("10.79.1.1/5000");
+    pthread_t thread[16];
+    int by[256] = {0};
+    for (int i = 0; i < 16; i++) pthread_create(&thread[i], NULL, in_thread, &to);
+    for (int i = 0; i < 16; i++) {
+        void *source;
+        pthread_join(thread[i], &source);
+        by[(long)source]++;
+    }
+    printf("%d by eth0, %d by eth1\n", by[70], by[71]);
+}
+
 static void make(int domain, int kind) {
     now = fds[++made] = socket(domain, kind, 0);
     v6 = domain == AF_INET6;
@@ -271,6 +297,7 @@ static void act(char *word, char **argv) {
     } else if (!strcmp(word, "options")) options();
     else if (!strcmp(word, "close")) close(now);
     else if (!strcmp(word, "storm")) storm();
+    else if (!strcmp(word, "threads")) threads();
     else if (!strcmp(word, "vfork")) {
         int other = fds[1];
         pid_t child = vfork();

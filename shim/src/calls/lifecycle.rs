@@ -46,7 +46,10 @@ pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> Outcome<c_int> {
         fd_table::set(fd, Entry::Settled(slot.index));
     } else if datagrams::is_udp(domain, kind, protocol) {
         assignment::occasion();
-        datagrams::made(fd, domain);
+        // Where nobody assigns anything a UDP socket costs nothing more than natively.
+        if !assignment::is_dormant() {
+            datagrams::made(fd, domain);
+        }
     }
     Outcome::Done(fd)
 }
