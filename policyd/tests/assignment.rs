@@ -133,14 +133,12 @@ fn the_network_changes_and_the_assignment_follows() {
 #[test]
 fn when_the_interface_is_gone_policy_decides() {
     let Some(net) = Net::new("gone") else { return };
-    let manager = Manager::start(&net, &format!("{BACKUP}when_gone = 'enetdown'\nexisting = 'failed'\n"));
+    let manager = Manager::start(&net, &format!("{BACKUP}when_gone = 'enetdown'\n"));
     let process = Assigned::by_network(&manager.socket, "backup");
-    assert!(!process.arena().has_failed(process.cell, "10.2.0.1".parse().unwrap()));
     let start = Instant::now();
     net.near("ip link set eth1 down");
     eventually("connecting fails", || process.decide("192.0.2.1") == Decision::NetDown);
     println!("from `ip link set` to the table: {:?}, ip's own start included", start.elapsed());
-    assert!(process.arena().has_failed(process.cell, "10.2.0.1".parse().unwrap()));
     // What it never served is left alone.
     assert_eq!(process.decide("10.1.0.254"), Decision::LeaveAlone(Why::NotRouted));
     // A process that comes now is told the same.
@@ -191,4 +189,33 @@ fn a_burst_of_changes_that_overruns_the_notices_is_read_again() {
     manager.signal(nix::sys::signal::Signal::SIGCONT);
     eventually("the last change is known", || process.decide("10.7.0.1") == Decision::LeaveAlone(Why::NotRouted));
     assert_eq!(process.way("192.0.2.1"), way("eth1", "10.2.0.1"));
+}
+
+#[test]
+fn existing_connections_are_kept_or_ended_as_policy_says() {
+    use std::io::Read;
+    let Some(net) = Net::new("existing connections") else { return };
+    for (existing, ended) in [("kept", false), ("failed", true)] {
+        let manager = Manager::start(&net, &format!("{BACKUP}existing = '{existing}'\n"));
+        let process = Assigned::by_network(&manager.socket, "backup");
+        process.until_by(Some("eth1"));
+        // This process has both ends of each: by the interface's address, and by another.
+        let [by_eth1, by_eth0] = ["10.2.0.1:0", "10.1.0.1:0"].map(|at| {
+            let listener = std::net::TcpListener::bind(at).unwrap();
+            let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            near.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+            (near, listener.accept().unwrap().0)
+        });
+        net.near("ip link set eth1 down");
+        eventually("eth1 is gone", || process.binding("192.0.2.1").is_none());
+        let error = (&by_eth1.0).read(&mut [0]).unwrap_err();
+        // The end that is ended second has been reset by the first.
+        let errors = [nix::libc::ECONNABORTED, nix::libc::ECONNRESET];
+        let expected = if ended { &errors[..] } else { &[nix::libc::EAGAIN] };
+        assert!(error.raw_os_error().is_some_and(|code| expected.contains(&code)), "{existing}: {error}");
+        let other = (&by_eth0.0).read(&mut [0]).unwrap_err();
+        assert_eq!(other.raw_os_error(), Some(nix::libc::EAGAIN), "{existing}: of another address: {other}");
+        net.near("ip link set eth1 up");
+        net.routes_by_eth1();
+    }
 }

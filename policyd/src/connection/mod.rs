@@ -18,11 +18,13 @@
 //! | `worker.rs` | the task that makes it so |
 //! | `arenas.rs` | the memory that processes look it up in |
 //! | `asking.rs` | what clients ask: open, release, networks, explain |
+//! | `destroy.rs` | ending connections whose interface has gone, where policy says so |
 //! | `saved.rs` | requests, kept over a restart |
 
 mod arenas;
 mod asking;
 mod compile;
+mod destroy;
 mod netlink;
 mod plan;
 pub mod process;
@@ -50,10 +52,11 @@ use crate::config::Networking;
 use crate::registry::FamilyId;
 use arenas::{Arenas, Cell};
 use compile::Compiled;
+use destroy::Doomed;
 use plan::Plan;
 use process::{Identity, Process};
 use request::{Net, Request, Status};
-use settings::WhenGone;
+use settings::{Existing, WhenGone};
 use view::View;
 
 pub use asking::{Asker, Explanation, NetworkStatus, Source};
@@ -87,6 +90,8 @@ pub struct Connections {
     events: broadcast::Sender<(u32, Status)>,
     /// Something for the worker to do.
     pub work: Rc<Notify>,
+    /// Connections that policy ends because their interface has gone.
+    doomed: Vec<Doomed>,
     saved: PathBuf,
     unsaved: bool,
 }
@@ -110,7 +115,7 @@ struct Policy {
     destinations: Vec<IpNet>,
     mode: tandem_protocol::assignment::Mode,
     port_bind: tandem_protocol::assignment::PortBind,
-    existing: tandem_protocol::assignment::Existing,
+    existing: Existing,
     when_gone: WhenGone,
     users: Vec<u32>,
 }
@@ -150,6 +155,7 @@ impl Connections {
             arenas: Arenas::default(),
             events: broadcast::channel(EVENTS).0,
             work: Rc::new(Notify::new()),
+            doomed: Vec::new(),
             saved,
             unsaved: false,
         };
@@ -234,7 +240,7 @@ impl Connections {
                     destinations: network.destinations.clone(),
                     mode: network.mode.into(),
                     port_bind: network.port_bind.into(),
-                    existing: network.existing.into(),
+                    existing: network.existing,
                     when_gone: network.when_gone,
                     users: network.users.iter().map(|user| user.0).collect(),
                 })

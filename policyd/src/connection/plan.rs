@@ -6,8 +6,9 @@ use std::time::Instant;
 use tandem_protocol::assignment::{self, Content, InterfaceName};
 
 use super::compile::Compiled;
+use super::destroy::Doomed;
 use super::request::{Blocked, Claim, Net, Request, State, allocate};
-use super::settings::WhenGone;
+use super::settings::{Existing, WhenGone};
 use super::{Connections, Policy, Source};
 use crate::broker::ClientId;
 use crate::connection::process::{Identity, Process, is_below};
@@ -155,6 +156,7 @@ impl Connections {
         let Some(member) = self.members.get(&client) else { return };
         let kin = families.get(&member.family).copied();
         let (why, plan) = self.choose(&member.process, kin, member.wish.as_ref());
+        self.doom(client);
         let Some(member) = self.members.get_mut(&client) else { return };
         member.why = why;
         // What is compiled already, as for every process but the first, is nothing to do for the worker.
@@ -163,6 +165,20 @@ impl Connections {
         }
         member.plan = plan;
         self.show(client);
+    }
+
+    /// What a process had by an interface that has gone is ended, if policy says so.
+    fn doom(&mut self, client: ClientId) {
+        let Some(member) = self.members.get(&client) else { return };
+        let Some(Plan { net, interface: Some(interface), .. }) = &member.plan else { return };
+        let fails = self.policy(net).is_some_and(|policy| policy.existing == Existing::Failed);
+        if !fails || self.view.is_usable(*interface) {
+            return;
+        }
+        if let Some((_, compiled)) = self.compiled.get(&(net.clone(), *interface)) {
+            let doomed = Doomed { pid: member.process.identity.pid, sources: compiled.sources().collect() };
+            self.doomed.push(doomed);
+        }
     }
 
     /// No process has an assignment any more.
@@ -237,7 +253,6 @@ impl Connections {
             mode: policy.mode,
             by_source: self.steered.contains(&index),
             port_bind: policy.port_bind,
-            existing: policy.existing,
             interface_index: index,
             interface: InterfaceName::new(name.as_bytes()).unwrap_or_default(),
             v4_sources: &compiled.v4_sources,

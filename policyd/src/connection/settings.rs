@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use tandem_protocol::assignment::{Existing, InterfaceName, Mode, NetworkName, PortBind};
+use tandem_protocol::assignment::{InterfaceName, Mode, NetworkName, PortBind};
 use toml::Spanned;
 
 /// `[[network]]`: what a process asks for by name.
@@ -24,7 +24,7 @@ pub struct Network {
     #[serde(default)]
     pub when_gone: WhenGone,
     #[serde(default)]
-    pub existing: ExistingText,
+    pub existing: Existing,
     /// Who may ask for it: none says everybody.
     #[serde(default)]
     pub users: Vec<UserText>,
@@ -128,7 +128,7 @@ pub enum WhenGone {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ExistingText {
+pub enum Existing {
     #[default]
     Kept,
     Failed,
@@ -149,15 +149,6 @@ impl From<PortBindText> for PortBind {
         match text {
             PortBindText::Leave => Self::Leave,
             PortBindText::Device => Self::Device,
-        }
-    }
-}
-
-impl From<ExistingText> for Existing {
-    fn from(text: ExistingText) -> Self {
-        match text {
-            ExistingText::Kept => Self::Kept,
-            ExistingText::Failed => Self::Failed,
         }
     }
 }

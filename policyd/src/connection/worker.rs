@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tandem_protocol::Message;
 use tokio::sync::Notify;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::compile::compile;
+use super::destroy::destroy;
 use super::netlink::{Kernel, listen};
 use super::request::State;
 use super::steering::Steering;
@@ -134,6 +135,14 @@ impl Worker {
             connections.save();
             answers
         };
+        let doomed = std::mem::take(&mut self.shared.connections.borrow_mut().doomed);
+        if !doomed.is_empty() {
+            // It reads /proc and waits for the kernel.
+            tokio::task::spawn_blocking(move || match destroy(&doomed) {
+                Ok(ended) => info!("{ended} connections were ended: their interface has gone"),
+                Err(error) => warn!("connections whose interface has gone are kept: {error}"),
+            });
+        }
         let mut broker = self.shared.broker.borrow_mut();
         for (client, place) in answers {
             broker.post(client, Message::Assignment { cell: place.cell }, vec![place.arena]);

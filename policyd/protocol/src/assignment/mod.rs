@@ -117,15 +117,6 @@ pub enum State {
     GoneDown = 3,
 }
 
-/// What happens to sockets that are bound already when the interface goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Existing {
-    #[default]
-    Kept = 0,
-    Failed = 1,
-}
-
 impl Arena {
     pub const BYTES: usize = size_of::<Arena>();
 
@@ -168,12 +159,6 @@ impl Arena {
         }
         let decide = |table: &Table| table.look_up(destination);
         self.read(cell, decide).unwrap_or_else(Decision::LeaveAlone)
-    }
-
-    /// Whether `source` is one that this cell's table binds to, its interface is gone, and policy fails such sockets.
-    pub fn has_failed(&self, cell: u32, source: IpAddr) -> bool {
-        let source = canonical(source);
-        self.read(cell, |table| table.has_failed(source)).unwrap_or(false)
     }
 
     #[inline]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::{Binding, Decision, Existing, InterfaceName, Mode, PortBind, State, Why};
+use super::{Binding, Decision, InterfaceName, Mode, PortBind, State, Why};
 
 /// Of each family.
 pub const MAX_RANGES: usize = 1_024;
@@ -18,7 +18,7 @@ pub struct Table {
     mode: AtomicU32,
     by_source: AtomicU32,
     port_bind: AtomicU32,
-    existing: AtomicU32,
+    _spare: AtomicU32,
     interface_index: AtomicU32,
     /// There were more ranges than fit: destinations outside those that stand here are left alone like any other.
     partial: AtomicU32,
@@ -65,7 +65,6 @@ pub struct Content<'a> {
     pub mode: Mode,
     pub by_source: bool,
     pub port_bind: PortBind,
-    pub existing: Existing,
     pub interface_index: u32,
     pub interface: InterfaceName,
     pub v4_sources: &'a [Ipv4Addr],
@@ -94,7 +93,6 @@ impl Table {
         put(&self.mode, content.mode as u32);
         put(&self.by_source, content.by_source.into());
         put(&self.port_bind, content.port_bind as u32);
-        put(&self.existing, content.existing as u32);
         put(&self.interface_index, content.interface_index);
         put(&self.partial, (content.v4.len().max(content.v6.len()) > MAX_RANGES).into());
         store_wide(&self.name, u128::from_be_bytes(*content.interface.bytes()));
@@ -149,22 +147,6 @@ impl Table {
             State::GoneUnbound => Some(Decision::LeaveAlone(Why::Gone)),
             State::GoneDown => Some(Decision::NetDown),
         }
-    }
-
-    pub(super) fn has_failed(&self, source: IpAddr) -> Option<bool> {
-        let gone = self.state()? != State::Active;
-        let fails = self.existing.load(Ordering::Relaxed) == Existing::Failed as u32;
-        let ours = match source {
-            IpAddr::V4(v4) => {
-                let known = self.v4_sources.get(..load_count(&self.v4_source_count, MAX_SOURCES)?)?;
-                known.iter().any(|word| word.load(Ordering::Relaxed) == v4.to_bits())
-            }
-            IpAddr::V6(v6) => {
-                let known = self.v6_sources.get(..load_count(&self.v6_source_count, MAX_SOURCES)?)?;
-                known.iter().any(|words| load_wide(words) == v6.to_bits())
-            }
-        };
-        Some(gone && fails && ours)
     }
 
     fn state(&self) -> Option<State> {

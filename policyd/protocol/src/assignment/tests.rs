@@ -22,7 +22,6 @@ fn write(arena: &Arena, state: State) {
     arena.table(3).unwrap().write(&Content {
         state,
         by_source: true,
-        existing: Existing::Failed,
         interface_index: 7,
         interface: Name::new(b"eth1").unwrap(),
         v4_sources: &[v4("10.1.0.1"), v4("10.1.0.2")],
@@ -81,10 +80,6 @@ fn an_interface_that_is_gone() {
     write(&arena, State::GoneDown);
     assert_eq!(arena.look_up(5, "10.0.0.1".parse().unwrap()), Decision::NetDown);
     assert_eq!(source(&arena, "10.1.0.1"), Err(Why::NotRouted));
-    assert!(arena.has_failed(5, "::ffff:10.1.0.2".parse().unwrap()) && arena.has_failed(5, "fd01::1".parse().unwrap()));
-    assert!(!arena.has_failed(5, "10.1.0.3".parse().unwrap()));
-    write(&arena, State::Active);
-    assert!(!arena.has_failed(5, "10.1.0.2".parse().unwrap()));
 }
 
 #[test]
@@ -177,6 +172,5 @@ proptest! {
         if let Decision::Bind(binding) = arena.look_up(cell, destination) {
             prop_assert!(!binding.interface.is_none() && binding.interface_index != 0);
         }
-        arena.has_failed(cell, destination);
     }
 }
