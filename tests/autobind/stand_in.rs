@@ -64,7 +64,6 @@ impl Assigned {
             v6_sources: &[self.v6.0],
             v4: &v4,
             v6: &v6,
-            ..Content::default()
         });
     }
 }

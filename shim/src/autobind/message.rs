@@ -77,6 +77,17 @@ pub unsafe fn sendmmsg(
         return Outcome::Bypass;
     }
     let count = (count as usize).min(libc::UIO_MAXIOV as usize);
+    // Where none of them is steered they all go in the application's own one call.
+    let concerns = (0..count).any(|at| {
+        // SAFETY: by the caller, `count` messages.
+        let header = unsafe { &(*messages.add(at)).msg_hdr };
+        // SAFETY: as above.
+        let way = unsafe { datagram::way(record, fd, header.msg_name.cast(), header.msg_namelen, flags) };
+        !matches!(way, Way::Alone)
+    });
+    if !concerns {
+        return Outcome::Bypass;
+    }
     let mut done = 0;
     while done < count {
         let wanted = (count - done).min(BATCH);
