@@ -334,3 +334,32 @@ fn a_million_requests_from_one_user_stay_few() {
     drop(full);
     eventually("and served when others have gone", || manager.ask(Ask::Status).is_ok());
 }
+
+#[test]
+fn run_by_interface_or_network_says_beforehand_what_cannot_be_had() {
+    let Some(net) = Net::new("tandem run") else { return };
+    let manager = Manager::start(&net, BACKUP);
+    let library = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let library =
+        library.lines().filter_map(|line| line.split_whitespace().last()).find(|path| path.contains("libgcc_s"));
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(TANDEM);
+        command.arg("run").args(arguments).args(["--", "sh", "-c", "echo $TANDEM_INTERFACE,$TANDEM_NETWORK"]);
+        command.env("TANDEM_POLICYD", &manager.socket).env("TANDEM_LIBRARY", library.unwrap());
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    assert_eq!(run(&["--interface", "eth1"]), (Some(0), "eth1,\n".to_owned()));
+    assert_eq!(run(&["--network", "backup"]), (Some(0), ",backup\n".to_owned()));
+    for (arguments, expected) in [
+        (["--interface", "eth7"], "interface eth7 cannot be had: policyd says: eth7 is not there"),
+        (["--network", "nowhere"], "network nowhere is not configured (backup)"),
+        (["--interface", "lo"], "lo is a loopback"),
+    ] {
+        let (status, text) = run(&arguments);
+        assert!(status == Some(125) && text.contains(expected), "{text}");
+    }
+    net.near("ip link set eth1 down");
+    let text = || run(&["--network", "backup"]).1;
+    eventually("it is known", || text().contains("eth1 is down"));
+}

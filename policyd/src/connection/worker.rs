@@ -16,22 +16,12 @@ use crate::daemon::Shared;
 
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Runs for as long as policyd does.
-pub async fn run(shared: Rc<Shared>) {
-    let changed = Rc::new(Notify::new());
-    tokio::task::spawn_local(listen(changed.clone()));
-    let work = shared.connections.borrow().work.clone();
+/// Looks at the network a first time, so that whoever asks is told how things are; returns what goes on looking, for as
+/// long as policyd runs.
+pub async fn start(shared: Rc<Shared>) -> impl Future<Output = ()> {
     let mut worker = Worker { shared, kernel: None, steering: Steering::new(), stale: true };
     worker.refresh(false).await;
-    loop {
-        let deadline = worker.shared.connections.borrow().next_deadline();
-        let network = tokio::select! {
-            () = changed.notified() => true,
-            () = work.notified() => false,
-            () = until(deadline) => false,
-        };
-        worker.refresh(network).await;
-    }
+    worker.run()
 }
 
 /// On the way out: what we made in the kernel goes with us.
@@ -56,6 +46,21 @@ struct Worker {
 }
 
 impl Worker {
+    async fn run(mut self) {
+        let changed = Rc::new(Notify::new());
+        tokio::task::spawn_local(listen(changed.clone()));
+        let work = self.shared.connections.borrow().work.clone();
+        loop {
+            let deadline = self.shared.connections.borrow().next_deadline();
+            let network = tokio::select! {
+                () = changed.notified() => true,
+                () = work.notified() => false,
+                () = until(deadline) => false,
+            };
+            self.refresh(network).await;
+        }
+    }
+
     async fn refresh(&mut self, network: bool) {
         if let Err(error) = self.try_refresh(network).await {
             error!("{error:#}; trying again");

@@ -127,7 +127,7 @@ impl Daemon {
         let mut interrupt = on_signal(SignalKind::interrupt())?;
         let mut hangup = on_signal(SignalKind::hangup())?;
         Connections::watch_owners(&self.shared);
-        let worker = tokio::task::spawn_local(connection::worker::run(self.shared.clone()));
+        let worker = tokio::task::spawn_local(connection::worker::start(self.shared.clone()).await);
         let mut listeners = self.listen()?;
         readiness.tell();
         self.manager.ready();
