@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
+use tandem_protocol::assignment::{InterfaceName, NetworkName};
 use tandem_protocol::message::MAX_DESCRIPTORS;
 use tandem_protocol::{MAX_MESSAGE, Malformed, Message, Reason};
 use tokio::sync::mpsc;
@@ -17,8 +18,10 @@ use tokio_seqpacket::{UCred, UnixSeqpacket, UnixSeqpacketListener};
 use tracing::{debug, warn};
 
 use crate::broker::{Admission, ClientId, Mailbox, Outgoing, QUEUE};
+use crate::connection::Joining;
 use crate::daemon::Shared;
 use crate::kernel;
+use crate::registry::FamilyId;
 
 /// A connection that hasn't said Hello by then is closed.
 const HELLO_TIME: Duration = Duration::from_secs(5);
@@ -34,6 +37,16 @@ pub fn listen(path: &std::path::Path) -> io::Result<UnixSeqpacketListener> {
     Ok(listener)
 }
 
+/// On a socket that listens already.
+pub fn listen_on(socket: OwnedFd) -> io::Result<UnixSeqpacketListener> {
+    // Whoever opened it may have left it blocking.
+    let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_GETFL)?);
+    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK))?;
+    let listener = UnixSeqpacketListener::try_from(socket)?;
+    take_credentials(&listener)?;
+    Ok(listener)
+}
+
 /// Serves one connection to its end.
 pub async fn serve(socket: UnixSeqpacket, shared: Rc<Shared>) {
     if let Err(error) = take_credentials(&socket) {
@@ -41,7 +54,8 @@ pub async fn serve(socket: UnixSeqpacket, shared: Rc<Shared>) {
         return;
     }
     let mut channel = Channel { socket, shared };
-    match timeout(HELLO_TIME, channel.hello()).await {
+    // What only a Hello needs is not kept for as long as the process lives: there may be thousands.
+    match timeout(HELLO_TIME, Box::pin(channel.hello())).await {
         Ok(Ok(client)) => channel.run(client).await,
         Ok(Err(fault)) => debug!("a connection without a Hello: {fault}"),
         Err(_) => debug!("a connection that never said Hello"),
@@ -55,11 +69,17 @@ struct Channel {
 
 /// A switch that has been admitted.
 struct Admitted {
+    speaker: Speaker,
+    outgoing: mpsc::Receiver<Box<Outgoing>>,
+    mailbox: Mailbox,
+}
+
+/// Who speaks on a channel.
+struct Speaker {
     id: ClientId,
     credentials: UCred,
     pidfd: Option<Arc<OwnedFd>>,
-    outgoing: mpsc::Receiver<Outgoing>,
-    mailbox: Mailbox,
+    family: FamilyId,
 }
 
 struct Packet {
@@ -94,7 +114,10 @@ impl Channel {
         let admitted = self.shared.broker.borrow_mut().admit(admission);
         self.shared.changed.notify_one();
         match admitted {
-            Ok(id) => Ok(Admitted { id, credentials: packet.credentials, pidfd, outgoing, mailbox }),
+            Ok(id) => {
+                let speaker = Speaker { id, credentials: packet.credentials, pidfd, family };
+                Ok(Admitted { speaker, outgoing, mailbox })
+            }
             Err(reason) => self.refuse(reason).await,
         }
     }
@@ -106,12 +129,13 @@ impl Channel {
 
     /// Until the switch closes, dies, misbehaves, or lets its queue fill up.
     async fn run(&self, mut client: Admitted) {
-        let id = client.id;
+        let speaker = client.speaker;
+        let id = speaker.id;
         let outgoing = async {
             while let Some(packet) = client.outgoing.recv().await {
                 // A process that computes for minutes reads nothing meanwhile, and is in its right: its queue waits.
-                let ready = packet.fds.is_empty() || self.all_received().await.is_ok();
-                if !ready || !matches!(timeout(FULL_TIME, self.send(&packet)).await, Ok(Ok(()))) {
+                let ready = packet.fds.is_empty() || Box::pin(self.all_received()).await.is_ok();
+                if !ready || !matches!(timeout(FULL_TIME, Box::pin(self.send(&packet))).await, Ok(Ok(()))) {
                     break;
                 }
                 if let Some(family) = client.mailbox.borrow().as_ref() {
@@ -123,7 +147,7 @@ impl Channel {
             loop {
                 match self.receive().await {
                     Ok(Some(packet)) => {
-                        if let Err(fault) = self.deliver(id, &client.credentials, packet) {
+                        if let Err(fault) = self.deliver(&speaker, packet) {
                             debug!(?id, "a switch misbehaves: {fault}; dropped");
                             break;
                         }
@@ -137,7 +161,7 @@ impl Channel {
             }
         };
         let death = async {
-            match client.pidfd.clone() {
+            match speaker.pidfd.clone() {
                 // A forked child may hold the channel open after the process is dead.
                 Some(process) => kernel::death(process).await,
                 None => std::future::pending().await,
@@ -149,17 +173,37 @@ impl Channel {
             () = death => {}
         }
         self.shared.broker.borrow_mut().forget(id);
+        self.shared.connections.borrow_mut().forget(id);
         self.shared.changed.notify_one();
     }
 
-    fn deliver(&self, id: ClientId, known: &UCred, packet: Packet) -> Result<(), String> {
+    fn deliver(&self, client: &Speaker, packet: Packet) -> Result<(), String> {
+        let known = &client.credentials;
         if packet.credentials.pid() != known.pid() || packet.credentials.uid() != known.uid() {
             return Err("another process or user speaks on its channel".to_owned());
         }
         let message = packet.message.map_err(|malformed| malformed.to_string())?;
-        self.shared.broker.borrow_mut().on_message(id, message, packet.fds)?;
+        match message {
+            Message::Assign { interface, network } if packet.fds.is_empty() => {
+                self.assign(client, interface, network);
+            }
+            message => self.shared.broker.borrow_mut().on_message(client.id, message, packet.fds)?,
+        }
         self.shared.changed.notify_one();
         Ok(())
+    }
+
+    /// The answer may have to wait for the connection manager; it then sends it itself.
+    fn assign(&self, client: &Speaker, interface: InterfaceName, network: NetworkName) {
+        let pid = client.credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+        let joining = Joining { pid, pidfd: client.pidfd.clone(), family: client.family, interface, network };
+        let joined = self.shared.connections.borrow_mut().join(client.id, joining);
+        let (message, fds) = match joined {
+            Ok(Some(place)) => (Message::Assignment { cell: place.cell }, vec![place.arena]),
+            Ok(None) => return,
+            Err(reason) => (Message::Unassigned { reason }, Vec::new()),
+        };
+        self.shared.broker.borrow_mut().post(client.id, message, fds);
     }
 
     /// `None`: the switch has closed.

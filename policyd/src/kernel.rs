@@ -75,6 +75,13 @@ pub fn open_process(pid: u32) -> io::Result<OwnedFd> {
     owned(fd)
 }
 
+/// Whether the process has not ended yet.
+pub fn lives(pidfd: &OwnedFd) -> bool {
+    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, which the kernel writes to; it does not wait.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 0 }
+}
+
 /// Returns when the process is dead; never if it can't be watched.
 pub async fn death(pidfd: Arc<OwnedFd>) {
     // SAFETY: the Arc keeps this very descriptor open for as long as the AsyncFd lives.

@@ -3,6 +3,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`broker`] | where two switches meet: claims, proof, pairs, conns, quotas |
+//! | [`connection`] | which interface a process's sockets get: networks, requests, rules |
 //! | [`registry`] | what is accelerated, what not, and why not |
 //! | [`channel`] | one switch's connection: packets, credentials, descriptors |
 //! | [`control`] | the JSON socket that commands ask |
@@ -15,6 +16,7 @@ pub mod broker;
 pub mod channel;
 pub mod cli;
 pub mod config;
+pub mod connection;
 pub mod control;
 pub mod daemon;
 pub mod kernel;

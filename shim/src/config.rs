@@ -1,4 +1,5 @@
-//! What the environment asks of the switch: `TANDEM_ATTACH`, `TANDEM_POLICYD`, `TANDEM_LOG`, `TANDEM_DEBUG`. Read once,
+//! What the environment asks of the switch: `TANDEM_ATTACH`, `TANDEM_POLICYD`, `TANDEM_INTERFACE`,
+//! `TANDEM_NETWORK`, `TANDEM_LOG`, `TANDEM_DEBUG`. Read once,
 //! at start-up, before the program can change its environment. A value that makes no sense is logged and its default
 //! kept: the switch never makes a program fail.
 
@@ -6,6 +7,7 @@ use std::ffi::CStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tandem_protocol::assignment::{InterfaceName, Name, NetworkName};
 use tandem_protocol::socket_path::{Search, SocketPath};
 
 /// When a connection asks policyd for its other end.
@@ -24,6 +26,10 @@ pub enum Attach {
 static SOCKETS: OnceLock<[Option<SocketPath>; MOST_SOCKETS]> = OnceLock::new();
 const MOST_SOCKETS: usize = 4;
 
+/// What `tandem run --interface` or `--network` asks for.
+static INTERFACE: OnceLock<InterfaceName> = OnceLock::new();
+static NETWORK: OnceLock<NetworkName> = OnceLock::new();
+
 static ATTACH: AtomicU32 = AtomicU32::new(Attach::Data as u32);
 
 pub fn read_environment() {
@@ -38,6 +44,8 @@ pub fn read_environment() {
     if let Some(value) = variable(c"TANDEM_DEBUG") {
         crate::debug::configure(value);
     }
+    let _ = INTERFACE.set(name(c"TANDEM_INTERFACE"));
+    let _ = NETWORK.set(name(c"TANDEM_NETWORK"));
     match variable(c"TANDEM_ATTACH") {
         None | Some("data" | "") => {}
         Some("connect") => ATTACH.store(Attach::Connect as u32, Ordering::Relaxed),
@@ -57,11 +65,27 @@ pub fn attach() -> Attach {
     }
 }
 
+pub fn interface() -> InterfaceName {
+    INTERFACE.get().copied().unwrap_or_default()
+}
+
+pub fn network() -> NetworkName {
+    NETWORK.get().copied().unwrap_or_default()
+}
+
 /// policyd's sockets in the order in which they are tried; those that may not be trusted are left out.
 pub fn policyd_sockets() -> impl Iterator<Item = SocketPath> {
     // SAFETY: geteuid cannot fail.
     let uid = unsafe { libc::geteuid() };
     SOCKETS.get().into_iter().flatten().flatten().copied().filter(move |path| path.is_trusted(uid))
+}
+
+fn name<const N: usize>(variable: &CStr) -> Name<N> {
+    let Some(text) = bytes(variable).filter(|text| !text.is_empty()) else { return Name::NONE };
+    Name::new(text).unwrap_or_else(|| {
+        crate::log::warn(format_args!("{}: no such name can be; it is ignored", variable.to_str().unwrap_or_default()));
+        Name::NONE
+    })
 }
 
 fn variable(name: &CStr) -> Option<&'static str> {

@@ -1,7 +1,7 @@
 //! `TANDEM_DEBUG`: faults and forced fail-backs for the tests. Read once, at start-up; in
 //! ordinary use every question here is one load of a zero.
 //!
-//! A comma list: `fault=memfd|mmap|wake|pair|epoll|channel`, `failback=N`, `seed=S`, `ring=BYTES`.
+//! A comma list: `fault=memfd|mmap|wake|pair|epoll|channel`, `failback=N`, `seed=S`, `ring=BYTES`, `patience=MS`.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -19,6 +19,7 @@ pub enum Fault {
 static FAULTS: AtomicU32 = AtomicU32::new(0);
 static FAIL_BACK: AtomicU32 = AtomicU32::new(0);
 static RING: AtomicU64 = AtomicU64::new(0);
+static PATIENCE_MS: AtomicU64 = AtomicU64::new(0);
 static RANDOM: AtomicU64 = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
 
 /// Start-up: unknown words are logged and ignored, for a debug switch must not make a program fail.
@@ -34,6 +35,7 @@ pub fn configure(text: &str) {
             ("fault", "channel") => add_fault(Fault::Channel),
             ("failback", n) => FAIL_BACK.store(n.parse().unwrap_or(0), Ordering::Relaxed),
             ("ring", n) => RING.store(n.parse().unwrap_or(0), Ordering::Relaxed),
+            ("patience", n) => PATIENCE_MS.store(n.parse().unwrap_or(0), Ordering::Relaxed),
             ("seed", n) => {
                 RANDOM.store(n.parse::<u64>().unwrap_or(1).wrapping_mul(0x2545_f491_4f6c_dd1d) | 1, Ordering::Relaxed)
             }
@@ -62,6 +64,11 @@ pub fn wants_fail_back() -> bool {
 #[inline]
 pub fn ring_limit() -> u64 {
     RING.load(Ordering::Relaxed)
+}
+
+/// How long a first socket waits for its assignment, where a test on a busy machine must not depend on it; 0 when none said so.
+pub fn patience_ns() -> u64 {
+    PATIENCE_MS.load(Ordering::Relaxed).saturating_mul(1_000_000)
 }
 
 /// splitmix64 over one shared counter: good enough to choose when to disturb.

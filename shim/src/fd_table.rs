@@ -14,15 +14,19 @@ const INDEX_MASK: u32 = (1 << INDEX_BITS) - 1;
 const SOCKET: u32 = 1 << INDEX_BITS;
 const EPOLL: u32 = 2 << INDEX_BITS;
 const HIDDEN: u32 = 3 << INDEX_BITS;
+const DATAGRAM: u32 = 4 << INDEX_BITS;
 /// Plain for data calls, tracked for life-cycle calls. The sign bit, so that "concerns a data call" is "greater than zero".
 const SETTLED: u32 = 1 << 31;
 const SETTLED_SOCKET: u32 = SETTLED | SOCKET;
+const SETTLED_DATAGRAM: u32 = SETTLED | DATAGRAM;
 
 static TABLE: [AtomicU32; CAPACITY] = [const { AtomicU32::new(0) }; CAPACITY];
 
 /// One more than the highest number that ever held a socket or an epoll set. Bounds a scan of select's sets, which may
 /// be shorter than the count the caller passes.
 static CEILING: AtomicI32 = AtomicI32::new(0);
+/// The same of UDP sockets, which select is none the wiser for.
+static DATAGRAM_CEILING: AtomicI32 = AtomicI32::new(0);
 
 /// What a number holds, as far as the switch is concerned. Indices have 24 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +39,8 @@ pub enum Entry {
     Settled(u32),
     /// An epoll set of the application with this record.
     Epoll(u32),
+    /// A UDP socket with this record: only naming calls and sends to an address concern the switch.
+    Datagram(u32),
     /// A descriptor of ours, which the application must not see: EBADF.
     Hidden,
 }
@@ -46,6 +52,7 @@ impl Entry {
             Self::Socket(index) => SOCKET | (index & INDEX_MASK),
             Self::Settled(index) => SETTLED | SOCKET | (index & INDEX_MASK),
             Self::Epoll(index) => EPOLL | (index & INDEX_MASK),
+            Self::Datagram(index) => SETTLED_DATAGRAM | (index & INDEX_MASK),
             Self::Hidden => HIDDEN,
         }
     }
@@ -56,6 +63,7 @@ impl Entry {
             SOCKET => Self::Socket(index),
             SETTLED_SOCKET => Self::Settled(index),
             EPOLL => Self::Epoll(index),
+            SETTLED_DATAGRAM => Self::Datagram(index),
             HIDDEN => Self::Hidden,
             _ => Self::Plain,
         }
@@ -150,10 +158,18 @@ pub fn ceiling() -> c_int {
     CEILING.load(Ordering::Relaxed)
 }
 
+/// One more than the highest number that ever held anything of the application's that is tracked.
+pub fn life_ceiling() -> c_int {
+    ceiling().max(DATAGRAM_CEILING.load(Ordering::Relaxed))
+}
+
 fn raise_ceiling(fd: c_int, entry: Entry) {
-    if !matches!(entry, Entry::Plain | Entry::Hidden) {
-        CEILING.fetch_max(fd.saturating_add(1), Ordering::Relaxed);
-    }
+    let ceiling = match entry {
+        Entry::Plain | Entry::Hidden => return,
+        Entry::Datagram(_) => &DATAGRAM_CEILING,
+        Entry::Socket(_) | Entry::Settled(_) | Entry::Epoll(_) => &CEILING,
+    };
+    ceiling.fetch_max(fd.saturating_add(1), Ordering::Relaxed);
 }
 
 #[inline(always)]
@@ -185,7 +201,14 @@ mod tests {
 
     #[test]
     fn every_entry_survives_its_word() {
-        for entry in [Entry::Plain, Entry::Socket(0), Entry::Settled(0x00ff_ffff), Entry::Epoll(7), Entry::Hidden] {
+        for entry in [
+            Entry::Plain,
+            Entry::Socket(0),
+            Entry::Settled(0x00ff_ffff),
+            Entry::Epoll(7),
+            Entry::Datagram(9),
+            Entry::Hidden,
+        ] {
             assert_eq!(Entry::decode(entry.encode()), entry);
         }
     }

@@ -36,6 +36,7 @@ mod slot;
 mod sys;
 mod wake;
 
+mod autobind;
 mod epoll;
 mod meet;
 mod provider;

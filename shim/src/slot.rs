@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU32, AtomicU64, Ordering, fe
 
 use tandem_protocol::Reason;
 
+use crate::autobind::record::{self, Record};
 use crate::family::{self, SLOTS};
 use crate::lock::{Held, Lock, Reentered};
 use crate::stream::sleepers::Sleepers;
@@ -123,6 +124,8 @@ pub struct Slot {
     pub companion_id: AtomicU64,
     /// Bytes the writer may have in flight.
     pub limit: AtomicU64,
+    /// What AutoBind knows of the socket; its bits: see `autobind::record`.
+    pub autobind: Record,
     send_lock: Lock,
     recv_lock: Lock,
     sender: UnsafeCell<SendSide>,
@@ -256,6 +259,8 @@ impl Slot {
         if let Some(first) = self.holders.first() {
             first.store(sys::pid(), Ordering::Relaxed);
         }
+        // Whoever makes an unbound socket says so.
+        self.autobind.begin(record::is::STREAM | record::is::EXPLICIT);
         self.flags.store(flags, Ordering::Relaxed);
         self.stage.store(stage as u32, Ordering::Relaxed);
         // SAFETY: the slot is not live: nobody else holds or takes its locks. All-zero is the sides' initial state.

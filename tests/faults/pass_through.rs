@@ -37,11 +37,12 @@ struct Case {
     place: String,
 }
 
-fn cases(scratch: &Scratch) -> [Case; 3] {
+fn cases(scratch: &Scratch) -> [Case; 4] {
     let file = scratch.write("data", b"").display().to_string();
     [
         Case { kind: "pipe", place: "-".into() },
         Case { kind: "file", place: file },
+        Case { kind: "udp", place: "-".into() },
         Case { kind: "tcp", place: native_echo().to_string() },
     ]
 }

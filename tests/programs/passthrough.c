@@ -1,6 +1,6 @@
-/* Pairs of write and read with some work between, over a pipe, a file, or a TCP connection whose peer has no Tandem (a
+/* Pairs of write and read with some work between, over a pipe, a file, a pair of UDP sockets, or a TCP connection whose peer has no Tandem (a
  * forked child without the preload's doing: the harness's own native `echo` server).
- *   passthrough pipe|file|tcp PAIRS PATH-or-PORT */
+ *   passthrough pipe|file|udp|tcp PAIRS PATH-or-PORT */
 #include "common.h"
 
 int main(int argc, char **argv)
@@ -17,6 +17,16 @@ int main(int argc, char **argv)
         struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(atoi(argv[3])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
         need(connect(ends[0], (void *)&at, sizeof at));
         no_delay(ends[0]);
+    }
+    if (!strcmp(argv[1], "udp")) {
+        struct sockaddr_in at[2];
+        for (int end = 0; end < 2; end++) {
+            at[end] = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+            ends[end] = need(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+            need(bind(ends[end], (void *)&at[end], sizeof at[end]));
+            need(getsockname(ends[end], (void *)&at[end], &(socklen_t){ sizeof at[end] }));
+        }
+        for (int end = 0; end < 2; end++) need(connect(ends[end], (void *)&at[!end], sizeof at[!end]));
     }
     uint8_t out[64], in[64];
     uint32_t sum = 1;

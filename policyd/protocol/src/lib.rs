@@ -7,6 +7,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`message`] | one packet each: [`Message`], encoded and decoded without allocation |
+//! | [`assignment`] | which interface a process's sockets get, written by policyd, read by the switch |
 //! | [`address`] | the two addresses of a TCP connection, as they are compared |
 //! | [`reason`] | why a connection is on TCP: one list for the switch, policyd and `tandem ss` |
 //! | [`registry`] | a family's counters and rows, written by the switch, read by policyd |
@@ -15,6 +16,7 @@
 //! | [`socket_path`] | which policyd a process talks to |
 
 pub mod address;
+pub mod assignment;
 pub mod board;
 pub mod message;
 pub mod pair;

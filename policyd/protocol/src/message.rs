@@ -13,6 +13,7 @@
 //! that remembers the number needs one load to know that there is nothing to receive.
 
 use crate::address::{Addresses, Endpoint, IpFamily};
+use crate::assignment::{self, InterfaceName, NetworkName};
 use crate::reason::Reason;
 use crate::{PROTOCOL_VERSION, message::Message::*};
 
@@ -45,6 +46,9 @@ pub enum Message {
     Released(CompanionRef),
     /// Switch: cannot take the companion (no descriptor, no mapping, the socket is gone). Counts as `Released`.
     Unable { slot: SlotRef, companion: CompanionRef },
+    /// Switch: which interface do my sockets get? Once a channel, at the first socket that could be bound. Both names are
+    /// the environment's `TANDEM_INTERFACE` and `TANDEM_NETWORK`, or empty.
+    Assign { interface: InterfaceName, network: NetworkName },
 
     /// Policyd: the answer to Hello.
     Welcome {
@@ -63,6 +67,11 @@ pub enum Message {
     /// Policyd: no companion for that slot; final for that generation. It may follow a `Companion`, when the other end
     /// was unable: let go of it and say `Released`.
     Refused { slot: SlotRef, reason: Reason },
+    /// Policyd: the answer to `Assign`: this process's cell, for as long as the channel lives. One descriptor: the
+    /// [`assignment::Arena`]. Having no assignment is a cell too, so that a later one needs no message.
+    Assignment { cell: u32 },
+    /// Policyd: the other answer to `Assign`: there is no cell for this process.
+    Unassigned { reason: Reason },
 }
 
 /// A switch's own name for one TCP socket.
@@ -134,7 +143,7 @@ impl Message {
     pub const fn descriptors(&self) -> usize {
         match self {
             Hello { .. } => 3,
-            Proof(_) => 1,
+            Proof(_) | Assignment { .. } => 1,
             Companion(_) => 4,
             _ => 0,
         }
@@ -148,11 +157,14 @@ impl Message {
             NoProof(_) => 4,
             Released(_) => 5,
             Unable { .. } => 6,
+            Assign { .. } => 7,
             Welcome { .. } => 0x81,
             RefuseHello { .. } => 0x82,
             Prove(_) => 0x83,
             Companion(_) => 0x84,
             Refused { .. } => 0x85,
+            Assignment { .. } => 0x86,
+            Unassigned { .. } => 0x87,
         }
     }
 
@@ -184,7 +196,12 @@ impl Message {
                 w.u32(policyd_version);
                 w.u64(instance);
             }
-            RefuseHello { reason } => w.u16(reason.code()),
+            RefuseHello { reason } | Unassigned { reason } => w.u16(reason.code()),
+            Assign { interface, network } => {
+                w.bytes(interface.bytes());
+                w.bytes(network.bytes());
+            }
+            Assignment { cell } => w.u32(cell),
             Companion(c) => {
                 w.slot(c.slot);
                 w.companion(c.companion);
@@ -224,6 +241,7 @@ impl Message {
             4 => NoProof(r.slot()?),
             5 => Released(r.companion()?),
             6 => Unable { slot: r.slot()?, companion: r.companion()? },
+            7 => Assign { interface: r.name()?, network: r.name()? },
             0x81 => Welcome { policyd_version: r.u32()?, instance: r.u64()? },
             0x82 => RefuseHello { reason: r.reason()? },
             0x83 => Prove(r.slot()?),
@@ -231,6 +249,8 @@ impl Message {
                 Companion(crate::message::Companion { slot: r.slot()?, companion: r.companion()?, peer_pid: r.u32()? })
             }
             0x85 => Refused { slot: r.slot()?, reason: r.reason()? },
+            0x86 => Assignment { cell: r.cell()? },
+            0x87 => Unassigned { reason: r.reason()? },
             kind => return Err(Malformed::Kind(kind)),
         };
         if r.rest.is_empty() { Ok(message) } else { Err(Malformed::Length) }
@@ -317,6 +337,14 @@ impl Reader<'_> {
 
     fn reason(&mut self) -> Result<Reason, Malformed> {
         Reason::from_code(self.u16()?).ok_or(Malformed::Value)
+    }
+
+    fn name<const N: usize>(&mut self) -> Result<assignment::Name<N>, Malformed> {
+        assignment::Name::from_bytes(self.bytes()?).ok_or(Malformed::Value)
+    }
+
+    fn cell(&mut self) -> Result<u32, Malformed> {
+        self.u32().and_then(|cell| if (cell as usize) < assignment::CELLS { Ok(cell) } else { Err(Malformed::Value) })
     }
 
     fn slot(&mut self) -> Result<SlotRef, Malformed> {

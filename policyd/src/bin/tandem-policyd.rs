@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use tandem_policyd::config::Config;
+use tandem_policyd::config::{Config, Settings};
 use tandem_policyd::daemon::background::{self, Readiness};
 use tandem_policyd::daemon::{self, OCCUPIED, Occupied};
 use tandem_protocol::socket_path;
@@ -35,6 +35,9 @@ struct Arguments {
     /// Go into the background as soon as it listens
     #[arg(long)]
     background: bool,
+    /// Only read the configuration, and say what is wrong with it
+    #[arg(long)]
+    check: bool,
 }
 
 fn main() -> ExitCode {
@@ -48,23 +51,49 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let mut config = match &arguments.config {
-        Some(path) => Config::read(path)?,
-        None if Path::new(SYSTEM_CONFIG).exists() => Config::read(Path::new(SYSTEM_CONFIG))?,
-        None => Config::default(),
+    let file = match &arguments.config {
+        Some(path) => Some(path.clone()),
+        None => Some(PathBuf::from(SYSTEM_CONFIG)).filter(|path| path.exists()),
     };
-    config.linger_seconds = arguments.linger.or(config.linger_seconds);
-    config.park_seconds = arguments.park.or(config.park_seconds);
-    let named = arguments.socket.or_else(|| config.socket.clone());
-    let settings = config.settings(socket(named)?)?;
+    let config = read(file.as_deref())?;
+    if arguments.check {
+        check(file.as_deref(), &config);
+        return Ok(());
+    }
+    let named = arguments.socket.clone().or_else(|| config.socket.clone());
+    let socket = socket(named)?;
+    let settings = settings(&arguments, config.clone(), socket.clone())?;
     let readiness = if arguments.background {
         background::enter(&settings.socket.with_extension("log"))?
     } else {
         Readiness::default()
     };
-    let log = arguments.log.or(config.log);
+    let log = arguments.log.clone().or(config.log);
     tandem_policyd::log::start(log.as_deref().unwrap_or("warn"))?;
-    daemon::run(settings, readiness)
+    let reread = move || settings_anew(&arguments, file.as_deref(), socket.clone());
+    daemon::run(settings, readiness, Box::new(reread))
+}
+
+fn read(file: Option<&Path>) -> Result<Config> {
+    file.map_or_else(|| Ok(Config::default()), Config::read)
+}
+
+fn settings_anew(arguments: &Arguments, file: Option<&Path>, socket: PathBuf) -> Result<Settings> {
+    let config = read(file)?;
+    let socket = arguments.socket.clone().or_else(|| config.socket.clone()).unwrap_or(socket);
+    settings(arguments, config, std::path::absolute(socket)?)
+}
+
+/// What the command line says goes before the file.
+fn settings(arguments: &Arguments, mut config: Config, socket: PathBuf) -> Result<Settings> {
+    config.linger_seconds = arguments.linger.or(config.linger_seconds);
+    config.park_seconds = arguments.park.or(config.park_seconds);
+    config.settings(socket)
+}
+
+fn check(file: Option<&Path>, config: &Config) {
+    let name = file.map_or("no configuration file: the defaults".to_owned(), |file| file.display().to_string());
+    println!("{name}: sound; {} networks, {} rules", config.networks.len(), config.rules.len());
 }
 
 /// Where to serve, in a folder that is there. A place of one's own must be nobody else's: who may write there could

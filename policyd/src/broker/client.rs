@@ -34,7 +34,7 @@ pub struct Admission {
     pub family: FamilyId,
     /// Registry, board, wake0.
     pub fds: Vec<OwnedFd>,
-    pub sender: mpsc::Sender<Outgoing>,
+    pub sender: mpsc::Sender<Box<Outgoing>>,
     /// Where the task that sends finds whose `mail` to bump.
     pub mailbox: Mailbox,
 }
@@ -61,7 +61,8 @@ pub struct Asked {
 }
 
 pub struct Outbox {
-    sender: mpsc::Sender<Outgoing>,
+    /// Boxed: a queue has room for 32 of them from its start, however idle the process.
+    sender: mpsc::Sender<Box<Outgoing>>,
     mailbox: Mailbox,
 }
 
@@ -70,7 +71,7 @@ pub struct Full;
 
 impl Outbox {
     pub fn send(&self, packet: Outgoing) -> Result<(), Full> {
-        self.sender.try_send(packet).map_err(|_| Full)
+        self.sender.try_send(Box::new(packet)).map_err(|_| Full)
     }
 
     /// Room for a packet with descriptors: they are ours until they are sent.

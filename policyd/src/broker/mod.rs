@@ -103,6 +103,9 @@ impl Broker {
 
     /// A message from a switch that has said Hello. `Err`: it misbehaves, and is to be dropped.
     pub fn on_message(&mut self, from: ClientId, message: Message, mut fds: Vec<OwnedFd>) -> Result<(), &'static str> {
+        if !self.clients.contains_key(&from) {
+            return Err("it does not read its messages");
+        }
         if fds.len() != message.descriptors() {
             return Err("a message with the wrong number of descriptors");
         }
@@ -121,6 +124,16 @@ impl Broker {
             _ => return Err("a message that only policyd sends"),
         }
         Ok(())
+    }
+
+    /// A packet from another part of policyd.
+    pub fn post(&mut self, to: ClientId, message: Message, fds: Vec<Arc<OwnedFd>>) {
+        self.send(to, message, fds);
+    }
+
+    /// Another configuration is in force. Who has more than he may now keeps it.
+    pub fn reload(&mut self, settings: Settings) {
+        self.settings = settings;
     }
 
     /// A channel is closed or its process is dead: nothing of it is kept but its totals.

@@ -1,8 +1,10 @@
 //! The `tandem` command.
 //!
 //! `run.rs` starts a program under the switch, `program.rs` says whether that can work, `find.rs` knows where the
-//! switch and policyd are installed, `start.rs` sees to it that a policyd is there, `show.rs` prints.
+//! switch and policyd are installed, `start.rs` sees to it that a policyd is there, `show.rs` prints, `connect.rs` asks for
+//! interfaces.
 
+mod connect;
 mod find;
 mod program;
 mod run;
@@ -14,7 +16,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Makes unmodified programs use shared memory where both ends run it.
+use crate::connection::request::Priority;
+
+/// Makes unmodified programs use shared memory where both ends run it, and the right interface.
 #[derive(Parser)]
 #[command(name = "tandem", version)]
 struct Tandem {
@@ -30,6 +34,16 @@ enum Command {
     Ss(Show),
     /// Show what has been carried altogether
     Status(Show),
+    /// Ask for an interface for a process and its children [default: the one this command was started from]
+    Request(RequestFor),
+    /// End a request
+    Release(Release),
+    /// Follow what becomes of requests
+    Watch(Watch),
+    /// List the configured networks and their interfaces
+    Networks(Show),
+    /// Say which interface a process's sockets get, and why
+    Explain(Explain),
 }
 
 #[derive(Args)]
@@ -43,11 +57,77 @@ struct Run {
     /// Let the switch write a log: error, warn, info, debug or trace, and the file
     #[arg(long, env = "TANDEM_LOG", value_name = "LEVEL=FILE", value_parser = log_target)]
     log: Option<LogTarget>,
+    /// Let its connections leave by this interface
+    #[arg(long, env = "TANDEM_INTERFACE", value_name = "NAME", conflicts_with = "network")]
+    interface: Option<String>,
+    /// Let its connections leave by this network, which policyd's configuration names
+    #[arg(long, env = "TANDEM_NETWORK", value_name = "NAME")]
+    network: Option<String>,
     /// The switch [default: libtandem.so beside this command, or in its installation]
     #[arg(long, env = "TANDEM_LIBRARY", value_name = "FILE")]
     library: Option<PathBuf>,
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+#[derive(Args)]
+struct RequestFor {
+    /// A network of policyd's configuration
+    #[arg(required_unless_present_any = ["interface", "destination"], conflicts_with = "interface")]
+    network: Option<String>,
+    /// An interface instead of a network
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+    /// The network must serve this address
+    #[arg(long, value_name = "ADDRESS")]
+    destination: Option<std::net::IpAddr>,
+    /// The process that it is for, with its children
+    #[arg(long)]
+    pid: Option<u32>,
+    /// A higher one can take an exclusive interface from a lower
+    #[arg(long, value_enum, default_value = "normal")]
+    priority: Priority,
+    /// No other request may have the interface meanwhile
+    #[arg(long)]
+    exclusive: bool,
+    /// While there is no interface let connecting fail, rather than take another way
+    #[arg(long)]
+    required: bool,
+    #[arg(long, value_name = "COST")]
+    max_cost: Option<u32>,
+    #[arg(long, value_name = "MBIT")]
+    min_bandwidth: Option<u32>,
+    /// It ends then, at the latest
+    #[arg(long, value_name = "SECONDS")]
+    lifetime: Option<u32>,
+    /// Only say what would become of it
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    show: Show,
+}
+
+#[derive(Args)]
+struct Release {
+    /// As `tandem request` has said
+    id: u64,
+    #[command(flatten)]
+    show: Show,
+}
+
+#[derive(Args)]
+struct Watch {
+    /// One request [default: all that you may see]
+    id: Option<u64>,
+    #[command(flatten)]
+    show: Show,
+}
+
+#[derive(Args)]
+struct Explain {
+    pid: u32,
+    #[command(flatten)]
+    show: Show,
 }
 
 #[derive(Args)]
@@ -103,6 +183,11 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
             Command::Run(run) => return run::run(run),
             Command::Ss(show) => show::ss(&show),
             Command::Status(show) => show::status(&show),
+            Command::Request(request) => connect::request(&request),
+            Command::Release(release) => connect::release(&release),
+            Command::Watch(watch) => connect::watch(&watch),
+            Command::Networks(show) => connect::networks(&show),
+            Command::Explain(explain) => connect::explain(&explain),
         },
         Err(error) => {
             drop(error.print());

@@ -10,12 +10,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::unistd::execve;
 
+use crate::connection::request::Net;
+use crate::control::Ask;
+use crate::control::client::Control;
+
 use super::{LogTarget, Run, find, program, start};
 
 /// Our own failure, as env and timeout have it; the program has not been run.
 const FAILED: i32 = 125;
 const CANNOT: i32 = 126;
 const NOT_FOUND: i32 = 127;
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Returns only if the program could not be run: the exit status.
 pub fn run(run: Run) -> i32 {
@@ -36,6 +41,17 @@ pub fn run(run: Run) -> i32 {
         warn(log, &format!("no policyd, so everything stays on TCP: {trouble:#}"));
     }
 
+    let wish = match (&run.interface, &run.network) {
+        (Some(name), _) => Some(("TANDEM_INTERFACE", Net::Interface(name.clone()))),
+        (None, Some(name)) => Some(("TANDEM_NETWORK", Net::Network(name.clone()))),
+        (None, None) => None,
+    };
+    if let Some((_, net)) = &wish
+        && let Err(error) = prepare(policyd.socket.as_deref(), net)
+    {
+        return failed(FAILED, &format!("{net} cannot be had: {error:#}"));
+    }
+
     let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
     let preload = preload(&library, environment.get(OsStr::new("LD_PRELOAD")).map(OsString::as_os_str));
     environment.insert("LD_PRELOAD".into(), preload);
@@ -43,12 +59,21 @@ pub fn run(run: Run) -> i32 {
     if let Some(socket) = policyd.socket {
         environment.insert("TANDEM_POLICYD".into(), socket.into());
     }
+    if let Some((variable, Net::Interface(name) | Net::Network(name))) = wish {
+        environment.insert(variable.into(), name.into());
+    }
     if let Some(LogTarget { level, file }) = &run.log {
         let mut value = OsString::from(format!("{level}="));
         value.push(file);
         environment.insert("TANDEM_LOG".into(), value);
     }
     exec(&path, run.command, environment)
+}
+
+/// Who asked for an interface is not served by another: that it can't be had is said before the program is run.
+fn prepare(socket: Option<&Path>, net: &Net) -> Result<()> {
+    let socket = socket.context("no policyd answers")?;
+    Control::connect(socket, PATIENCE)?.ask(Ask::Prepare(net.clone())).map(drop)
 }
 
 fn exec(path: &Path, command: Vec<OsString>, environment: BTreeMap<OsString, OsString>) -> i32 {

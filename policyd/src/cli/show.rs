@@ -1,6 +1,7 @@
 //! `tandem ss` and `tandem status`.
 
 use std::io::{Write, stdout};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
@@ -22,12 +23,17 @@ pub fn status(show: &Show) -> Result<()> {
     if show.json { json(&status) } else { print(&page(&status)) }
 }
 
-fn ask(show: &Show, ask: Ask) -> Result<Answer> {
+pub fn ask(show: &Show, ask: Ask) -> Result<Answer> {
+    Control::connect(&find(show)?, PATIENCE)?.ask(ask)
+}
+
+/// The switches' socket of the policyd that answers.
+pub fn find(show: &Show) -> Result<PathBuf> {
     let uid = nix::unistd::geteuid().as_raw();
     let candidates = crate::search(show.policyd.as_deref());
     let sockets: Vec<_> = candidates.iter().filter(|place| place.is_trusted(uid)).map(crate::path_of).collect();
-    match sockets.iter().find_map(|socket| Control::connect(socket, PATIENCE).ok()) {
-        Some(mut control) => control.ask(ask),
+    match sockets.into_iter().find(|socket| Control::connect(socket, PATIENCE).is_ok()) {
+        Some(socket) => Ok(socket),
         None => {
             let tried: Vec<_> = candidates.iter().map(|place| crate::path_of(place).display().to_string()).collect();
             Err(anyhow!(
@@ -38,11 +44,11 @@ fn ask(show: &Show, ask: Ask) -> Result<Answer> {
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<()> {
+pub fn json(value: &impl serde::Serialize) -> Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
-fn print(text: &str) -> Result<()> {
+pub fn print(text: &str) -> Result<()> {
     let mut out = stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // As in `tandem ss | head`.

@@ -11,6 +11,20 @@
 //!        "socket":"/run/tandem/policyd.sock"}}
 //! -> {"version":1,"request":"hold"}
 //! <- {"version":1,"held":true}
+//! -> {"version":1,"request":"networks"}
+//! <- {"version":1,"networks":[{"name":"backup","interface":"eth1","reason":null,"interfaces":[…],"destinations":[],
+//!        "requests":1,"allowed":true}]}
+//! -> {"version":1,"request":{"open":{"network":"backup","pid":71,"priority":"high","exclusive":true}}}
+//! <- {"version":1,"opened":{"id":3,"pid":71,"program":"rsync","network":"backup","interface":"eth1","sources":[],
+//!        "state":"connecting","reason":"eth1 is being prepared","priority":"high","exclusive":true,"required":false,
+//!        "expires_in_seconds":null}}
+//! -> {"version":1,"request":{"watch":{"id":3}}}
+//! <- {"version":1,"requests":[{"id":3,…,"state":"connecting",…}]}
+//! <- {"version":1,"event":{"id":3,…,"state":"connected",…}}    (and so on, until the client closes)
+//! -> {"version":1,"request":{"release":{"id":3}}}
+//! <- {"version":1,"released":{"id":3,…,"state":"disconnected","reason":"released",…}}
+//! -> {"version":1,"request":{"explain":{"pid":71}}}
+//! <- {"version":1,"explanation":{"pid":71,"interface":"eth1","why":"request 3 (connected: by eth1)",…}}
 //! <- {"version":1,"error":"unknown variant `sss`, …"}          (to anything else)
 //! ```
 //!
@@ -19,6 +33,17 @@
 //! | `ss` | connection ends that switches know, at most 200,000 |
 //! | `status` | totals since policyd started, those of connections and processes that are gone included |
 //! | `hold` | a policyd that leaves when it has no client stays for as long as the asking process lives |
+//! | `networks` | what the configuration names, and what is up |
+//! | `open` | a request: `network`, `interface` or `destination`; `pid` (else the asking process); `priority` (`background`, `low`, `normal`, `high`, `critical`), `exclusive`, `required`, `max_cost`, `min_bandwidth_mbit`, `lifetime_seconds`, `dry_run`. It ends with its process |
+//! | `release` | its end |
+//! | `requests` | all that the asking user may see |
+//! | `watch` | what becomes of one request, or without `id` of all; the connection takes no other question then. A reader that is far behind is told `"missed"`, and `requests` anew |
+//! | `prepare` | may a program have this `network` or `interface`, and let it be ready at once |
+//! | `explain` | which interface a process's sockets get, and why |
+//!
+//! A request is `waiting-for-resource` (no interface of the network can be used, or another request has it), `connecting`,
+//! `connected`, `suspended` (its interface has gone, or a higher priority has taken it) or `disconnected` (released, its
+//! process or its lifetime has ended); `reason` says more.
 //!
 //! `reasons` counts connections that are or ended on TCP, by reason. Root and the user that policyd runs as see
 //! everything; everybody else what is theirs. A line is at most 4,096 bytes; a connection that is silent for 30 s, or
@@ -33,6 +58,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tandem_protocol::socket_path::CONTROL_SUFFIX;
 
+use crate::connection::request::{self, Net, Spec};
+use crate::connection::{Explanation, NetworkStatus};
 use crate::registry::SsRow;
 
 pub const VERSION: u32 = 1;
@@ -44,12 +71,38 @@ pub struct Request {
     pub request: Ask,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ask {
     Ss,
     Status,
     Hold,
+    Networks,
+    Requests,
+    Open(Spec),
+    Release(OfRequest),
+    Watch(Watched),
+    Prepare(Net),
+    Explain(OfProcess),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfRequest {
+    pub id: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfProcess {
+    pub pid: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Watched {
+    /// `None`: all that may be seen.
+    pub id: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +118,16 @@ pub enum Answer {
     Ss(Vec<SsRow>),
     Status(Status),
     Held(bool),
+    Networks(Vec<NetworkStatus>),
+    Requests(Vec<request::Status>),
+    Opened(request::Status),
+    Released(request::Status),
+    Event(request::Status),
+    /// Events that a watcher was too slow for.
+    Missed(u64),
+    /// The interface.
+    Prepared(String),
+    Explanation(Explanation),
     Error(String),
 }
 
@@ -108,5 +171,12 @@ mod tests {
         let text = serde_json::to_string(&reply).unwrap();
         assert_eq!(text, r#"{"version":1,"ss":[]}"#);
         assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), reply);
+        let open = Ask::Open(Spec { network: Some("backup".to_owned()), ..Spec::default() });
+        let written = r#"{"version":1,"request":{"open":{"network":"backup"}}}"#;
+        assert_eq!(serde_json::from_str::<Request>(written).unwrap(), Request { version: 1, request: open });
+        let watch = r#"{"version":1,"request":{"watch":{}}}"#;
+        let all = Ask::Watch(Watched { id: None });
+        assert_eq!(serde_json::from_str::<Request>(watch).unwrap(), Request { version: 1, request: all });
+        assert!(serde_json::from_str::<Request>(r#"{"version":1,"request":{"open":{"netwrok":"x"}}}"#).is_err());
     }
 }

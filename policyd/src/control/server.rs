@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +10,13 @@ use std::time::Duration;
 use tandem_protocol::Reason;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{Answer, Ask, Reply, Request, Status, VERSION};
+use super::{Answer, Ask, Reply, Request, Status, VERSION, Watched};
 use crate::channel::peer_process;
+use crate::connection::{self, Connections};
 use crate::daemon::Shared;
 use crate::kernel;
 use crate::registry::{self, Sums};
@@ -25,79 +28,148 @@ const MOST_HOLDS: usize = 16_384;
 
 /// Serves one connection to its end.
 pub async fn serve(stream: UnixStream, shared: Rc<Shared>) {
-    if let Err(error) = answer_all(stream, &shared).await {
+    let Ok(mut asker) = Asker::of(stream) else { return };
+    let uid = asker.who.uid;
+    let most = shared.most_commands.get();
+    let count = *shared.commands.borrow_mut().entry(uid).and_modify(|count| *count += 1).or_insert(1);
+    let served = if count <= most {
+        asker.answer_all(&shared).await
+    } else {
+        let text = format!("user {uid} has {most} connections here already (quotas.commands); close some");
+        asker.reply(Answer::Error(text)).await
+    };
+    if let Err(error) = served {
         debug!("control connection: {error}");
     }
-}
-
-async fn answer_all(stream: UnixStream, shared: &Rc<Shared>) -> io::Result<()> {
-    let mut asker = Asker::of(stream)?;
-    loop {
-        let mut line = Vec::new();
-        let mut limited = (&mut asker.stream).take(LONGEST_LINE);
-        let length = timeout(SILENCE, limited.read_until(b'\n', &mut line)).await??;
-        if length == 0 {
-            return Ok(());
-        }
-        let whole = line.last() == Some(&b'\n');
-        let answer = match serde_json::from_slice::<Request>(&line) {
-            _ if !whole => Answer::Error("a line of more than 4096 bytes".to_owned()),
-            Err(error) => Answer::Error(error.to_string()),
-            Ok(request) if request.version != VERSION => {
-                Answer::Error(format!("version {} is not spoken here, {VERSION} is", request.version))
-            }
-            Ok(request) => asker.answer(request.request, shared).await,
-        };
-        let mut reply = serde_json::to_vec(&Reply { version: VERSION, answer })?;
-        reply.push(b'\n');
-        timeout(SILENCE, asker.stream.get_mut().write_all(&reply)).await??;
-        if !whole {
-            return Ok(());
+    let mut commands = shared.commands.borrow_mut();
+    if let Some(count) = commands.get_mut(&uid) {
+        *count -= 1;
+        if *count == 0 {
+            commands.remove(&uid);
         }
     }
 }
 
 struct Asker {
     stream: BufReader<UnixStream>,
-    pid: u32,
-    /// Whose rows it may see; `None`: everybody's.
-    sees: Option<u32>,
+    who: connection::Asker,
+    process: Option<Arc<OwnedFd>>,
 }
 
 impl Asker {
     fn of(stream: UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let own = nix::unistd::geteuid().as_raw();
-        let sees = (credentials.uid() != 0 && credentials.uid() != own).then_some(credentials.uid());
+        let uid = credentials.uid();
         let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-        Ok(Self { stream: BufReader::new(stream), pid, sees })
+        let process = peer_process(&stream, pid).map(Arc::new);
+        let sees = (uid != 0 && uid != own).then_some(uid);
+        Ok(Self { stream: BufReader::new(stream), who: connection::Asker { pid, uid, sees }, process })
+    }
+
+    async fn answer_all(&mut self, shared: &Rc<Shared>) -> io::Result<()> {
+        loop {
+            let mut line = Vec::new();
+            let mut limited = (&mut self.stream).take(LONGEST_LINE);
+            let length = timeout(SILENCE, limited.read_until(b'\n', &mut line)).await??;
+            if length == 0 {
+                return Ok(());
+            }
+            let whole = line.last() == Some(&b'\n');
+            let answer = match serde_json::from_slice::<Request>(&line) {
+                _ if !whole => Answer::Error("a line of more than 4096 bytes".to_owned()),
+                Err(error) => Answer::Error(error.to_string()),
+                Ok(request) if request.version != VERSION => {
+                    Answer::Error(format!("version {} is not spoken here, {VERSION} is", request.version))
+                }
+                Ok(Request { request: Ask::Watch(watched), .. }) => return self.watch(watched, shared).await,
+                Ok(request) => self.answer(request.request, shared).await,
+            };
+            self.reply(answer).await?;
+            if !whole {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn reply(&mut self, answer: Answer) -> io::Result<()> {
+        let mut reply = serde_json::to_vec(&Reply { version: VERSION, answer })?;
+        reply.push(b'\n');
+        timeout(SILENCE, self.stream.get_mut().write_all(&reply)).await?
+    }
+
+    /// Until the client closes or says anything more.
+    async fn watch(&mut self, watched: Watched, shared: &Rc<Shared>) -> io::Result<()> {
+        let mut events = shared.connections.borrow().watch();
+        self.tell_all(watched, shared).await?;
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                more = self.stream.fill_buf() => {
+                    if more?.is_empty() {
+                        return Ok(());
+                    }
+                    let text = "a connection that watches takes no other question; open another";
+                    return self.reply(Answer::Error(text.to_owned())).await;
+                }
+            };
+            match event {
+                Ok((uid, status)) => {
+                    let seen = self.who.sees.is_none_or(|sees| sees == uid);
+                    if seen && watched.id.is_none_or(|id| id == status.id) {
+                        self.reply(Answer::Event(status)).await?;
+                    }
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    self.reply(Answer::Missed(missed)).await?;
+                    self.tell_all(watched, shared).await?;
+                }
+                Err(RecvError::Closed) => return Ok(()),
+            }
+        }
+    }
+
+    /// All that is watched, as it is.
+    async fn tell_all(&mut self, watched: Watched, shared: &Rc<Shared>) -> io::Result<()> {
+        let mut requests = shared.connections.borrow().requests(self.who);
+        requests.retain(|request| watched.id.is_none_or(|id| id == request.id));
+        self.reply(Answer::Requests(requests)).await
     }
 
     async fn answer(&self, ask: Ask, shared: &Rc<Shared>) -> Answer {
-        match ask {
+        let connections = &shared.connections;
+        let answer = match ask {
             Ask::Ss => {
                 let families = self.families(shared);
                 // Reads /proc and asks the kernel: not in the thread that serves the switches.
                 match tokio::task::spawn_blocking(move || registry::list(&families)).await {
-                    Ok(rows) => Answer::Ss(rows),
-                    Err(error) => Answer::Error(error.to_string()),
+                    Ok(rows) => Ok(Answer::Ss(rows)),
+                    Err(error) => Err(error.to_string()),
                 }
             }
-            Ask::Status => self.status(shared).await,
-            Ask::Hold => self.hold(shared),
-        }
+            Ask::Status => Ok(self.status(shared).await),
+            Ask::Hold => Ok(self.hold(shared)),
+            Ask::Networks => Ok(Answer::Networks(connections.borrow().networks(self.who))),
+            Ask::Requests => Ok(Answer::Requests(connections.borrow().requests(self.who))),
+            Ask::Open(spec) => Connections::open(shared, self.who, self.process.as_ref(), spec).map(Answer::Opened),
+            Ask::Release(of) => connections.borrow_mut().release(self.who, of.id).map(Answer::Released),
+            Ask::Prepare(net) => connections.borrow_mut().prepare(self.who, net).map(Answer::Prepared),
+            Ask::Explain(of) => connections.borrow().explain(self.who, of.pid).map(Answer::Explanation),
+            Ask::Watch(_) => Err("watch has a connection of its own".to_owned()),
+        };
+        answer.unwrap_or_else(Answer::Error)
     }
 
     fn families(&self, shared: &Shared) -> Vec<Arc<registry::Family>> {
         let broker = shared.broker.borrow();
-        let seen = |uid: u32| self.sees.is_none_or(|sees| sees == uid);
+        let seen = |uid: u32| self.who.sees.is_none_or(|sees| sees == uid);
         broker.families.alive().filter(|family| seen(family.uid)).cloned().collect()
     }
 
     async fn status(&self, shared: &Shared) -> Answer {
         let (census, instance) = {
             let broker = shared.broker.borrow();
-            (broker.census(self.sees), broker.instance)
+            (broker.census(self.who.sees), broker.instance)
         };
         let families = self.families(shared);
         let mut sums = census.retained;
@@ -130,7 +202,8 @@ impl Asker {
         if shared.holds.get() >= MOST_HOLDS {
             return Answer::Error("too many processes hold this policyd".to_owned());
         }
-        let Some(process) = peer_process(self.stream.get_ref(), self.pid) else {
+        // A descriptor of its own: the process may be watched for another reason too.
+        let Some(process) = peer_process(self.stream.get_ref(), self.who.pid) else {
             return Answer::Error("this kernel does not tell who asks".to_owned());
         };
         let shared = shared.clone();

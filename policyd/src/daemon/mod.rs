@@ -3,8 +3,10 @@
 
 pub mod background;
 mod place;
+mod service;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -18,30 +20,39 @@ use tokio::signal::unix::{SignalKind, signal as on_signal};
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
 use tokio_seqpacket::UnixSeqpacketListener;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::broker::Broker;
 use crate::config::Settings;
+use crate::connection::{self, Connections};
 use crate::{channel, control};
 use background::Readiness;
 pub use place::{OCCUPIED, Occupied, Place, make_folder};
 
 /// Connections served at one time, beyond which the next ones wait to be accepted.
 const MOST_CHANNELS: usize = 32_768;
-const MOST_CONTROLS: usize = 256;
+const MOST_CONTROLS: usize = 4_096;
 
 /// What the tasks of this one thread share.
 pub struct Shared {
     pub broker: RefCell<Broker>,
+    pub connections: RefCell<Connections>,
     /// Something that the main loop looks at may have changed: a deadline, the number of clients.
     pub changed: Notify,
     /// Processes that asked this policyd to stay while they live.
     pub holds: Cell<usize>,
+    /// Control connections by user, and how many one may have.
+    pub commands: RefCell<HashMap<u32, usize>>,
+    pub most_commands: Cell<usize>,
     pub socket: PathBuf,
 }
 
-/// Serves until SIGTERM, SIGINT, or the end of the linger time.
-pub fn run(settings: Settings, readiness: Readiness) -> Result<()> {
+/// Reads the configuration again.
+pub type Reread = Box<dyn Fn() -> Result<Settings>>;
+
+/// Serves until SIGTERM, SIGINT, or the end of the linger time. SIGHUP: the configuration is read again.
+pub fn run(settings: Settings, readiness: Readiness, reread: Reread) -> Result<()> {
+    let inherited = service::inherited()?;
     let place = Place::take(&settings.socket)?;
     prepare_process();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -50,7 +61,7 @@ pub fn run(settings: Settings, readiness: Readiness) -> Result<()> {
         .thread_keep_alive(Duration::from_secs(1))
         .build()
         .context("cannot start the runtime")?;
-    LocalSet::new().block_on(&runtime, Daemon::start(settings, place)?.serve(readiness))
+    LocalSet::new().block_on(&runtime, Daemon::start(settings, place, inherited, reread)?.serve(readiness))
 }
 
 /// A file size limit that a shell left us would kill at the first pair's memfd; descriptors are what we live on.
@@ -72,6 +83,10 @@ struct Daemon {
     linger: Option<Duration>,
     channels: JoinSet<()>,
     controls: JoinSet<()>,
+    reread: Reread,
+    manager: service::Manager,
+    /// Opened for us, and not ours to remove.
+    inherited: Option<service::Inherited>,
 }
 
 struct Listeners {
@@ -79,23 +94,44 @@ struct Listeners {
     control: UnixListener,
 }
 
+impl Listeners {
+    /// Copies: they may be needed again.
+    fn of(inherited: &service::Inherited) -> Result<Self> {
+        let missing = "a socket that was handed over is gone";
+        let switches = inherited.switches.as_ref().context(missing)?.try_clone()?;
+        let control = std::os::unix::net::UnixListener::from(inherited.control.as_ref().context(missing)?.try_clone()?);
+        control.set_nonblocking(true)?;
+        Ok(Self { switches: channel::listen_on(switches)?, control: UnixListener::from_std(control)? })
+    }
+}
+
 impl Daemon {
-    fn start(settings: Settings, place: Place) -> Result<Self> {
+    fn start(settings: Settings, place: Place, inherited: Option<service::Inherited>, reread: Reread) -> Result<Self> {
         let shared = Shared {
             socket: settings.socket.clone(),
             changed: Notify::new(),
             holds: Cell::new(0),
+            commands: RefCell::default(),
+            most_commands: Cell::new(settings.quotas.commands),
             broker: RefCell::new(Broker::new(settings.clone())),
+            connections: RefCell::new(Connections::new(settings.networking.clone(), requests_file(&settings.socket))),
         };
         let (channels, controls) = (JoinSet::new(), JoinSet::new());
-        Ok(Self { shared: Rc::new(shared), place, linger: settings.linger, channels, controls })
+        let manager = service::Manager::new();
+        let linger = settings.linger;
+        Ok(Self { shared: Rc::new(shared), place, linger, channels, controls, reread, manager, inherited })
     }
 
     async fn serve(mut self, readiness: Readiness) -> Result<()> {
         let mut terminate = on_signal(SignalKind::terminate())?;
         let mut interrupt = on_signal(SignalKind::interrupt())?;
+        let mut hangup = on_signal(SignalKind::hangup())?;
+        Connections::watch_owners(&self.shared);
+        let worker = tokio::task::spawn_local(connection::worker::start(self.shared.clone()).await);
         let mut listeners = self.listen()?;
         readiness.tell();
+        self.manager.ready();
+        let mut watchdog = self.manager.next_watchdog();
         info!(socket = %self.shared.socket.display(), "serving");
         let mut idle_since = Some(Instant::now());
         loop {
@@ -114,19 +150,59 @@ impl Daemon {
                     }
                 }
                 () = self.shared.changed.notified() => {}
+                () = at(watchdog), if watchdog.is_some() => {
+                    self.manager.alive();
+                    watchdog = self.manager.next_watchdog();
+                }
+                _ = hangup.recv() => self.reload(),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
+            self.tell_status();
             self.shared.broker.borrow_mut().expire(Instant::now());
             let idle = self.channels.is_empty() && self.controls.is_empty() && self.shared.holds.get() == 0;
             idle_since = if idle { idle_since.or(Some(Instant::now())) } else { None };
         }
         info!("leaving");
-        self.place.leave();
+        self.manager.stopping();
+        worker.abort();
+        drop(worker.await);
+        connection::worker::clean(&self.shared).await;
+        self.place.leave(self.inherited.is_none());
         Ok(())
     }
 
+    /// A file that is no configuration changes nothing.
+    fn reload(&mut self) {
+        self.manager.reloading();
+        match (self.reread)() {
+            Ok(settings) => {
+                if settings.socket != self.shared.socket {
+                    warn!("the socket stays at {} until policyd is started anew", self.shared.socket.display());
+                }
+                self.linger = settings.linger;
+                self.shared.most_commands.set(settings.quotas.commands);
+                self.shared.connections.borrow_mut().reload(settings.networking.clone());
+                self.shared.broker.borrow_mut().reload(settings);
+                info!("the configuration has been read again");
+            }
+            Err(error) => error!("{error:#}; the configuration from before stays in force"),
+        }
+        self.manager.ready();
+    }
+
+    fn tell_status(&mut self) {
+        let shared = &self.shared;
+        self.manager.status(|| {
+            let clients = shared.broker.borrow().census(None).clients;
+            format!("{clients} processes, {} requests", shared.connections.borrow().request_count())
+        });
+    }
+
     fn listen(&self) -> Result<Listeners> {
+        if let Some(inherited) = &self.inherited {
+            return Listeners::of(inherited);
+        }
         let socket = &self.shared.socket;
         let cannot = |path: &std::path::Path| format!("cannot listen at {}", path.display());
         self.place.clear()?;
@@ -140,6 +216,10 @@ impl Daemon {
     /// Leaves for want of clients: first nobody new can come, then whoever came in the last moment is looked for. If
     /// somebody did, it is served, and the sockets are made again.
     fn leave(&mut self, mut listeners: Listeners) -> Result<Option<Listeners>> {
+        if self.inherited.is_some() {
+            // Whoever comes now starts us again.
+            return Ok(None);
+        }
         self.place.clear()?;
         let mut late = false;
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -167,6 +247,13 @@ impl Daemon {
             Err(error) => rest(&error).await,
         }
     }
+}
+
+/// Where requests are kept over a restart.
+fn requests_file(socket: &std::path::Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".requests");
+    path.into()
 }
 
 /// Out of descriptors, most likely: the connection stays in the queue, so don't ask for it a million times a second.

@@ -87,8 +87,9 @@ impl Place {
         Ok(())
     }
 
-    pub fn leave(self) {
-        if let Err(error) = self.clear() {
+    /// With `sockets`, they are ours and go with us.
+    pub fn leave(self, sockets: bool) {
+        if sockets && let Err(error) = self.clear() {
             tracing::warn!("{error:#}");
         }
         // Still locked: who waits for it finds that the file is gone, and makes a new one.
@@ -146,7 +147,7 @@ mod tests {
         let place = Place::take(&socket).unwrap();
         place.clear().unwrap();
         assert!(!control::path(&socket).exists());
-        place.leave();
+        place.leave(true);
         assert_eq!(std::fs::read_dir(socket.parent().unwrap()).unwrap().count(), 0);
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 
+use crate::autobind::{self, record};
 use crate::config::{self, Attach};
 use crate::exports::types::*;
 use crate::fd_table::{self, Entry};
@@ -12,13 +13,21 @@ use crate::{meet, real};
 
 /// # Safety
 /// The arguments of the libc call of this name.
-pub unsafe fn bind(_fd: c_int, _address: *const sockaddr, _length: socklen_t) -> Outcome<c_int> {
-    Outcome::Bypass
+pub unsafe fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> Outcome<c_int> {
+    match record::of(fd) {
+        // SAFETY: the application's own call.
+        Some(record) => unsafe { autobind::options::bind(record, fd, address, length) },
+        None => Outcome::Bypass,
+    }
 }
 
 /// # Safety
 /// The arguments of the libc call of this name.
-pub unsafe fn bindresvport(_fd: c_int, _address: *mut sockaddr_in) -> Outcome<c_int> {
+pub unsafe fn bindresvport(fd: c_int, _address: *mut sockaddr_in) -> Outcome<c_int> {
+    // It binds inside libc, always to a port.
+    if let Some(record) = record::of(fd) {
+        autobind::options::has_port(record);
+    }
     Outcome::Bypass
 }
 
@@ -29,9 +38,16 @@ pub fn listen(_fd: c_int, _backlog: c_int) -> Outcome<c_int> {
 /// # Safety
 /// The arguments of the libc call of this name.
 pub unsafe fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> Outcome<c_int> {
+    if let Some(record) = record::of_datagram(fd) {
+        // SAFETY: the application's own call.
+        return unsafe { autobind::datagram::connect(record, fd, address, length) };
+    }
+    let Some(slot) = slot::of(fd) else { return Outcome::Bypass };
     // SAFETY: the application's own call.
-    let outcome = Outcome::of(unsafe { real::connect(fd, address, length) });
-    let Some(slot) = slot::of(fd) else { return outcome };
+    let outcome = match unsafe { autobind::stream::connect(&slot.slot.autobind, fd, address, length) } {
+        Ok(()) => Outcome::Done(0),
+        Err(errno) => Outcome::Fail(errno),
+    };
     match outcome {
         Outcome::Done(_) => connected(slot, fd),
         Outcome::Fail(libc::EINPROGRESS | libc::EINTR | libc::EALREADY) => {
@@ -44,9 +60,28 @@ pub unsafe fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) ->
 }
 
 /// A first send that connects: the kernel's affair; what it sent counts.
-pub fn by_fast_open(fd: RawFd, native: impl FnOnce() -> ssize_t) -> Outcome<ssize_t> {
-    let outcome = Outcome::of(native());
-    if let Some(slot) = slot::of(fd) {
+///
+/// # Safety
+/// Null, or an address of `length` bytes.
+pub unsafe fn by_fast_open(
+    fd: RawFd,
+    address: *const sockaddr,
+    length: socklen_t,
+    mut native: impl FnMut() -> ssize_t,
+) -> Outcome<ssize_t> {
+    let Some(slot) = slot::of(fd) else { return Outcome::Bypass };
+    let record = &slot.slot.autobind;
+    // SAFETY: by the caller.
+    if let Err(errno) = unsafe { autobind::stream::before_connect(record, fd, address, length) } {
+        return Outcome::Fail(errno);
+    }
+    let mut outcome = Outcome::of(native());
+    if let Outcome::Fail(errno) = outcome
+        && autobind::stream::after_failure(record, fd, errno)
+    {
+        outcome = Outcome::of(native());
+    }
+    {
         if let Outcome::Done(n @ 1..) = outcome {
             slot.tx_tcp.fetch_add(n as u64, std::sync::atomic::Ordering::AcqRel);
         }

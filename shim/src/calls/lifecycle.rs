@@ -4,6 +4,8 @@ use std::os::fd::RawFd;
 
 use tandem_protocol::Reason;
 
+use crate::autobind::record::is;
+use crate::autobind::{assignment, datagrams};
 use crate::exports::types::*;
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
@@ -21,6 +23,7 @@ pub fn appeared(fd: c_int) {
             }
         }
         Entry::Epoll(index) => epoll::closed(index, fd),
+        Entry::Datagram(index) => datagrams::dropped(index),
         Entry::Hidden | Entry::Plain => {}
     }
 }
@@ -39,7 +42,14 @@ pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> Outcome<c_int> {
         && matches!(protocol, 0 | libc::IPPROTO_TCP);
     if tcp && let Some(slot) = slot::claim(fd, Stage::New, 0) {
         // Not connected: data calls are the kernel's to refuse.
+        slot.slot.autobind.begin(if domain == libc::AF_INET6 { is::STREAM | is::V6 } else { is::STREAM });
         fd_table::set(fd, Entry::Settled(slot.index));
+    } else if datagrams::is_udp(domain, kind, protocol) {
+        assignment::occasion();
+        // Where nobody assigns anything a UDP socket costs nothing more than natively.
+        if !assignment::is_dormant() {
+            datagrams::made(fd, domain);
+        }
     }
     Outcome::Done(fd)
 }
@@ -76,6 +86,11 @@ fn forget(fd: RawFd) {
         Entry::Epoll(index) => {
             epoll::closed(index, fd);
             fd_table::clear(fd);
+        }
+        entry @ Entry::Datagram(index) => {
+            if fd_table::replace(fd, entry, Entry::Plain) {
+                datagrams::dropped(index);
+            }
         }
         Entry::Hidden | Entry::Plain => {}
     }
@@ -161,7 +176,7 @@ pub fn closefrom(first: c_int) -> Outcome<()> {
 
 /// The highest number in the range that the table knows.
 fn highest(first: c_uint, last: c_uint) -> Option<c_int> {
-    let top = fd_table::ceiling().max(hidden::ceiling()).min(last.min(c_int::MAX as c_uint - 1) as c_int + 1);
+    let top = fd_table::life_ceiling().max(hidden::ceiling()).min(last.min(c_int::MAX as c_uint - 1) as c_int + 1);
     (first < top as c_uint).then_some(top - 1)
 }
 
@@ -223,6 +238,10 @@ fn doubled(old: RawFd, new: c_int) -> Outcome<c_int> {
         }
         Entry::Epoll(index) => {
             epoll::duplicate(index);
+            fd_table::set(new, entry);
+        }
+        Entry::Datagram(index) => {
+            datagrams::doubled(index);
             fd_table::set(new, entry);
         }
         Entry::Hidden | Entry::Plain => {}

@@ -2,6 +2,7 @@
 
 use tandem_protocol::Reason;
 
+use crate::autobind::{self, record};
 use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::slot::{self, Stage, flag};
@@ -11,14 +12,18 @@ use crate::{meet, real};
 /// # Safety
 /// The arguments of the libc call of this name.
 pub unsafe fn getsockopt(
-    _fd: c_int,
-    _level: c_int,
-    _name: c_int,
-    _value: *mut c_void,
-    _length: *mut socklen_t,
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *mut c_void,
+    length: *mut socklen_t,
 ) -> Outcome<c_int> {
-    // Every option is set on the anchor too, so the kernel's answer is TCP's.
-    Outcome::Bypass
+    // Every option is set on the anchor too, so the kernel's answer is TCP's; but not what AutoBind set.
+    match record::of(fd) {
+        // SAFETY: the application's own call.
+        Some(record) => unsafe { autobind::options::get(record, fd, level, name, value, length) },
+        None => Outcome::Bypass,
+    }
 }
 
 /// # Safety
@@ -30,13 +35,17 @@ pub unsafe fn setsockopt(
     value: *const c_void,
     length: socklen_t,
 ) -> Outcome<c_int> {
+    if let Some(record) = record::of_datagram(fd) {
+        // SAFETY: the application's own call.
+        return unsafe { autobind::options::set(record, fd, level, name, value, length) };
+    }
     let Some(slot) = slot::of(fd) else { return Outcome::Bypass };
     if level == libc::IPPROTO_TCP && matches!(name, libc::TCP_ULP | libc::TCP_REPAIR) {
         // The kernel takes the stream over: it must have it all.
         super::transfer::hand_over(slot, fd, Reason::Option);
     }
     // SAFETY: the application's own call.
-    let outcome = Outcome::of(unsafe { real::setsockopt(fd, level, name, value, length) });
+    let outcome = unsafe { autobind::options::set(&slot.slot.autobind, fd, level, name, value, length) };
     if matches!(outcome, Outcome::Fail(_)) {
         return outcome;
     }

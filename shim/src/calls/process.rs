@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use tandem_protocol::Reason;
 
 use super::{lifecycle, transfer};
+use crate::autobind::assignment;
 use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::slot::{self, SlotRef, Stage};
@@ -123,6 +124,9 @@ pub unsafe fn descriptors_leave(message: &msghdr) {
 
 /// Everything goes back to TCP and stays there: from now on calls are made, or forbidden, where no hook sees them.
 fn leave_all(reason: Reason) {
+    if reason == Reason::Seccomp {
+        assignment::forbid();
+    }
     for slot in slot::mine() {
         transfer::hand_over(slot, slot.descriptor(), reason);
     }
@@ -155,9 +159,21 @@ pub fn syscall(number: c_long, arguments: [usize; 6]) -> Outcome<c_long> {
             libc::SYS_accept4 => {
                 short(super::connect::accept4(fd, b as *mut sockaddr, c as *mut socklen_t, d as c_int))
             }
+            libc::SYS_bind => tracked(fd, || short(super::connect::bind(fd, b as *const sockaddr, c as socklen_t))),
+            libc::SYS_sendmmsg => {
+                tracked(fd, || short(transfer::sendmmsg(fd, b as *mut mmsghdr, c as c_uint, d as c_int)))
+            }
+            libc::SYS_setsockopt => tracked(fd, || {
+                short(super::options::setsockopt(fd, b as c_int, c as c_int, d as *const c_void, e as socklen_t))
+            }),
+            libc::SYS_getsockopt => tracked(fd, || {
+                short(super::options::getsockopt(fd, b as c_int, c as c_int, d as *mut c_void, e as *mut socklen_t))
+            }),
             libc::SYS_connect => {
                 tracked(fd, || short(super::connect::connect(fd, b as *const sockaddr, c as socklen_t)))
             }
+            libc::SYS_unshare => short(unshare(fd)),
+            libc::SYS_setns => short(setns(fd, b as c_int)),
             libc::SYS_io_uring_setup => {
                 leave_all(Reason::IoUring);
                 Outcome::Bypass
@@ -370,12 +386,19 @@ pub fn quick_exit(_status: c_int) -> Outcome<()> {
     Outcome::Bypass
 }
 
-pub fn unshare(_flags: c_int) -> Outcome<c_int> {
+pub fn unshare(flags: c_int) -> Outcome<c_int> {
     // No thread of ours, so CLONE_NEWUSER works; connections keep their namespace.
+    if flags & libc::CLONE_NEWNET != 0 {
+        assignment::forbid();
+    }
     Outcome::Bypass
 }
 
-pub fn setns(_fd: c_int, _kind: c_int) -> Outcome<c_int> {
+pub fn setns(_fd: c_int, kind: c_int) -> Outcome<c_int> {
+    // Interfaces have other numbers there, and maybe the same names.
+    if kind == 0 || kind & libc::CLONE_NEWNET != 0 {
+        assignment::forbid();
+    }
     Outcome::Bypass
 }
 

@@ -2,6 +2,7 @@
 //! nothing that can panic, safe in a signal handler and in a vfork child.
 
 use super::types::*;
+use crate::autobind::assignment;
 use crate::calls::lifecycle;
 use crate::fd_table;
 use crate::outcome::{self, Outcome};
@@ -24,16 +25,30 @@ pub(super) fn started() -> bool {
     startup::is_done()
 }
 
-/// A message with control data may carry descriptors, and with them a socket of ours, over any unix socket.
+/// A send to an address may be a socket's first: UDP's, or TCP's with MSG_FASTOPEN.
 #[inline(always)]
-pub(super) unsafe fn sends(fd: c_int, message: *const msghdr) -> bool {
-    // SAFETY: the caller gave a message to be sent.
-    concerns_data(fd) || unsafe { message.as_ref() }.is_some_and(has_control)
+pub(super) fn names(fd: c_int, address: *const sockaddr, flags: c_int) -> bool {
+    concerns_data(fd) || (!address.is_null() && concerns_life(fd) && is_watched(flags))
 }
 
 #[inline(always)]
-pub(super) unsafe fn sends_many(fd: c_int, messages: *const mmsghdr, count: c_uint) -> bool {
+fn is_watched(flags: c_int) -> bool {
+    flags & libc::MSG_FASTOPEN != 0 || !assignment::is_dormant()
+}
+
+/// A message with control data may carry descriptors, and with them a socket of ours, over any unix socket.
+#[inline(always)]
+pub(super) unsafe fn sends(fd: c_int, message: *const msghdr, flags: c_int) -> bool {
+    // SAFETY: the caller gave a message to be sent.
     concerns_data(fd)
+        || unsafe { message.as_ref() }
+            .is_some_and(|message| has_control(message) || names(fd, message.msg_name.cast(), flags))
+}
+
+#[inline(always)]
+pub(super) unsafe fn sends_many(fd: c_int, messages: *const mmsghdr, count: c_uint, flags: c_int) -> bool {
+    concerns_data(fd)
+        || (concerns_life(fd) && is_watched(flags))
         || (!messages.is_null()
             && (0..count as usize).any(|at| {
                 // SAFETY: the caller gave `count` messages to be sent.

@@ -6,7 +6,8 @@
 //! |---|---|---|
 //! | `data(fd, …)` | one of the numbers has an entry that concerns data calls | tail call of the real function |
 //! | `life(fd, …)` | one of the numbers has any entry | tail call |
-//! | `sends(fd, message)`, `sends_many(fd, messages, count)` | as `data`, or a message carries control data (descriptors) | tail call |
+//! | `names(fd, address, flags)` | as `data`, or it is a tracked socket's send to an address | tail call |
+//! | `sends(fd, message, flags)`, `sends_many(fd, messages, count, flags)` | as `names`, or a message carries control data (descriptors) | tail call |
 //! | `polls(entries, count)`, `selects(count, r, w, e)` | one of the numbers waited on concerns data calls | tail call |
 //! | `stream(file)` | as `life`, of the number behind a stdio stream | tail call |
 //! | `aio(block)`, `aio_list(list, count)` | as `data`, of the number inside a control block | tail call |
@@ -16,7 +17,8 @@
 //! | `always()` | in every call after start-up | tail call |
 //! | `after()` | after every real call, which stays as it was | |
 //!
-//! A hidden number gives EBADF before the handler of `data`, `life`, `dups` and `controls` is asked.
+//! A hidden number gives EBADF before the handler of `data`, `life`, `names`, `sends`, `sends_many`, `dups` and `controls` is
+//! asked.
 
 macro_rules! table {
     ($emit:ident) => {
@@ -90,10 +92,10 @@ macro_rules! table {
                 => transfer::pwritev2;
             data(fd) fn send(fd: c_int, buffer: *const c_void, size: size_t, flags: c_int) -> ssize_t => transfer::send;
             data(fd) fn __send(fd: c_int, buffer: *const c_void, size: size_t, flags: c_int) -> ssize_t => transfer::send;
-            data(fd) fn sendto(fd: c_int, buffer: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t
+            names(fd, address, flags) fn sendto(fd: c_int, buffer: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t
                 => transfer::sendto;
-            sends(fd, message) fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t => transfer::sendmsg;
-            sends_many(fd, messages, count) fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int
+            sends(fd, message, flags) fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t => transfer::sendmsg;
+            sends_many(fd, messages, count, flags) fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int
                 => transfer::sendmmsg;
             data(out, input) fn sendfile(out: c_int, input: c_int, offset: *mut off_t, size: size_t) -> ssize_t
                 => transfer::sendfile;

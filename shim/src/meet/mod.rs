@@ -16,6 +16,7 @@ use tandem_protocol::message::{CompanionRef, MAX_MESSAGE, Meet, Message};
 use tandem_protocol::registry::{Identity, Provider};
 use tandem_protocol::{Addresses, Reason};
 
+use crate::autobind::assignment;
 use crate::config::{self, Attach};
 use crate::debug::{self, Fault};
 use crate::lock::Lock;
@@ -171,16 +172,42 @@ fn fetch(mail: u32) {
     receive_all();
 }
 
-/// While an answer is awaited: is policyd still there? Nobody raises the word when it died.
-#[cold]
-fn probe() {
+/// While an answer is awaited, or an assignment relied on: is policyd still there? Nobody raises the word when it died.
+#[inline]
+pub fn probe() {
     let now = sys::tick_ns();
     let due = NEXT_PROBE.load(Ordering::Relaxed);
     if now < due || NEXT_PROBE.compare_exchange(due, now + PROBE_NS, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         return;
     }
-    let Ok(_held) = LOCK.lock() else { return };
+    // Nothing has come and nobody has left: one system call, no lock.
+    if packet::is_quiet(CHANNEL.load(Ordering::Acquire)) {
+        return;
+    }
+    receive();
+}
+
+/// Whatever has come by now. False in a signal handler that interrupted this very thing: nothing can come until it returns.
+pub fn receive() -> bool {
+    let Ok(_held) = LOCK.lock() else { return false };
     receive_all();
+    true
+}
+
+/// Whether policyd may be asked, or was not there a moment ago.
+pub fn may_try(now: u64) -> bool {
+    now >= NEXT_TRY.load(Ordering::Relaxed)
+}
+
+/// Says something to policyd, on a channel opened now if need be; false when that cannot be done.
+pub fn tell(message: &Message) -> bool {
+    let Ok(_held) = LOCK.lock() else { return false };
+    channel().is_some_and(|channel| send(channel, message, &[]))
+}
+
+/// Sleeps until something comes, or that long; a signal ends it early.
+pub fn wait_for_mail(ns: u64) {
+    packet::wait(CHANNEL.load(Ordering::Acquire), ns);
 }
 
 /// Under the lock.
@@ -239,6 +266,21 @@ fn handle(channel: RawFd, message: Message, packet: &packet::Packet) {
             lost();
             NEXT_TRY.store(sys::now_ns() + 20 * BACK_OFF_NS, Ordering::Relaxed);
         }
+        Message::Assignment { cell } => {
+            let mut fds = packet.fds();
+            match (fds.next(), fds.next(), packet.truncated) {
+                (Some(arena), None, false) => assignment::arrived(cell, arena),
+                _ => {
+                    packet.drop_fds();
+                    assignment::refused();
+                }
+            }
+        }
+        Message::Unassigned { reason } => {
+            packet.drop_fds();
+            crate::log::info(format_args!("policyd assigns no interface: {reason}"));
+            assignment::refused();
+        }
         _ => packet.drop_fds(),
     }
 }
@@ -273,14 +315,9 @@ fn channel() -> Option<RawFd> {
     if debug::fault(Fault::Channel) {
         return None;
     }
-    let family = family::get()?;
-    let wake0 = wake::wake0()?;
     let opened = config::policyd_sockets().find_map(|path| {
-        let fd = open(&path)?;
-        let fd = hidden::hide(fd)?;
-        let mail = family.registry.header.mail.load(Ordering::Acquire);
-        let hello = Message::Hello { family: family.token, mail };
-        if send(fd, &hello, &[family.registry_fd, family.board_fd, wake0]) {
+        let fd = hidden::hide(open(&path)?)?;
+        if introduce(fd) == Some(true) {
             return Some(fd);
         }
         hidden::close(fd);
@@ -288,6 +325,15 @@ fn channel() -> Option<RawFd> {
     })?;
     CHANNEL.store(opened, Ordering::Release);
     Some(opened)
+}
+
+/// The first message. What it speaks of is made now if need be: only for a policyd that is there.
+fn introduce(channel: RawFd) -> Option<bool> {
+    let family = family::get()?;
+    let wake0 = wake::wake0()?;
+    let mail = family.registry.header.mail.load(Ordering::Acquire);
+    let hello = Message::Hello { family: family.token, mail };
+    Some(send(channel, &hello, &[family.registry_fd, family.board_fd, wake0]))
 }
 
 fn open(path: &tandem_protocol::socket_path::SocketPath) -> Option<RawFd> {
@@ -330,6 +376,7 @@ fn lost() {
     }
     hidden::close(channel);
     INSTANCE.store(0, Ordering::Relaxed);
+    assignment::lost();
     crate::log::info(format_args!("policyd is gone; connections go on"));
     for slot in slot::mine().filter(|slot| slot.stage() == Stage::Meeting) {
         if slot.retreat() {
@@ -362,6 +409,7 @@ pub fn after_fork_in_child() {
     }
     LOCK.reset();
     INSTANCE.store(0, Ordering::Relaxed);
+    assignment::after_fork_in_child();
     NEXT_TRY.store(0, Ordering::Relaxed);
 }
 

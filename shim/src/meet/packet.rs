@@ -79,6 +79,23 @@ pub fn receive(socket: RawFd, text: &mut [u8]) -> Option<Packet> {
     }
 }
 
+/// Whether nothing has come and the other end is there.
+pub fn is_quiet(socket: RawFd) -> bool {
+    let mut byte = 0u8;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    // SAFETY: one byte of this frame.
+    socket < 0 || unsafe { real::recv(socket, (&raw mut byte).cast(), 1, flags) } < 0 && sys::errno() == libc::EAGAIN
+}
+
+/// Sleeps until something has come, or that long.
+pub fn wait(socket: RawFd, ns: u64) {
+    let mut entry = libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 };
+    let time = sys::timespec(ns);
+    let no_mask = std::ptr::null::<libc::sigset_t>();
+    // SAFETY: an entry and a time of this frame. The raw call: no cancellation point.
+    unsafe { real::raw!(libc::SYS_ppoll, &raw mut entry, 1, &raw const time, no_mask, 0) };
+}
+
 /// The next packet. Descriptors in it find room even where the application has used up its own.
 pub fn arrive(socket: RawFd, text: &mut [u8]) -> Arrival {
     let mut iov = iovec { iov_base: text.as_mut_ptr().cast::<c_void>(), iov_len: text.len() };

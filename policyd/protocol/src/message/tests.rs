@@ -46,6 +46,12 @@ fn message() -> impl Strategy<Value = Message> {
         (slot(), companion(), any::<u32>())
             .prop_map(|(slot, companion, peer_pid)| { Companion(super::Companion { slot, companion, peer_pid }) }),
         (slot(), reason()).prop_map(|(slot, reason)| Refused { slot, reason }),
+        ("[!-.0-~]{1,15}", "([!-.0-~]{1,31})?").prop_map(|(interface, network)| Assign {
+            interface: InterfaceName::new(interface.as_bytes()).unwrap_or_default(),
+            network: NetworkName::new(network.as_bytes()).unwrap_or_default(),
+        }),
+        (0..assignment::CELLS as u32).prop_map(|cell| Assignment { cell }),
+        reason().prop_map(|reason| Unassigned { reason }),
     ]
 }
 

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use tandem_protocol::Reason;
 
 use super::{as_message_flags, hand_over, many, moved, or_native, vector};
+use crate::autobind::{self, record};
 use crate::calls::{connect, process};
 use crate::exports::types::*;
 use crate::outcome::Outcome;
@@ -71,11 +72,18 @@ pub unsafe fn sendto(
     address: *const sockaddr,
     length: socklen_t,
 ) -> Outcome<ssize_t> {
+    if let Some(record) = record::of_datagram(fd) {
+        // SAFETY: the application's own call.
+        return unsafe { autobind::message::sendto(record, fd, buffer, size, flags, address, length) };
+    }
     if flags & libc::MSG_FASTOPEN != 0 {
-        return connect::by_fast_open(fd, || {
-            // SAFETY: the application's own call.
-            unsafe { real::sendto(fd, buffer, size, flags, address, length) }
-        });
+        // SAFETY: the application's own call.
+        return unsafe {
+            connect::by_fast_open(fd, address, length, || real::sendto(fd, buffer, size, flags, address, length))
+        };
+    }
+    if fd_table::is_plain(fd) {
+        return Outcome::Bypass;
     }
     let part = [iovec { iov_base: buffer.cast_mut(), iov_len: size }];
     // An address is ignored by a connected TCP socket.
@@ -92,13 +100,18 @@ pub unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> Outcom
         // SAFETY: by the caller.
         unsafe { process::descriptors_leave(header) };
     }
-    if fd_table::is_plain(fd) {
-        return Outcome::Bypass;
+    if let Some(record) = record::of_datagram(fd) {
+        // SAFETY: the application's own call.
+        return unsafe { autobind::message::sendmsg(record, fd, header, flags) };
     }
     // SAFETY: the application's own call.
     let native = || unsafe { real::sendmsg(fd, message, flags) };
     if flags & libc::MSG_FASTOPEN != 0 {
-        return connect::by_fast_open(fd, native);
+        // SAFETY: by the caller.
+        return unsafe { connect::by_fast_open(fd, header.msg_name.cast(), header.msg_namelen, native) };
+    }
+    if fd_table::is_plain(fd) {
+        return Outcome::Bypass;
     }
     if header.msg_controllen != 0
         && let Some(slot) = slot::of(fd)
@@ -114,7 +127,11 @@ pub unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> Outcom
 /// # Safety
 /// The arguments of the libc call of this name.
 pub unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> Outcome<c_int> {
-    if fd_table::is_plain(fd) {
+    if let Some(record) = record::of_datagram(fd) {
+        // SAFETY: the application's own call.
+        return unsafe { autobind::message::sendmmsg(record, fd, messages, count, flags) };
+    }
+    if fd_table::is_plain(fd) && flags & libc::MSG_FASTOPEN == 0 {
         for at in 0..count as usize {
             // SAFETY: by the caller, `count` messages.
             unsafe { process::descriptors_leave(&(*messages.add(at)).msg_hdr) };
