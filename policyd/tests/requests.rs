@@ -363,3 +363,39 @@ fn run_by_interface_or_network_says_beforehand_what_cannot_be_had() {
     let text = || run(&["--network", "backup"]).1;
     eventually("it is known", || text().contains("eth1 is down"));
 }
+
+#[test]
+fn an_exclusive_request_takes_the_interface_from_those_who_only_prefer_it() {
+    let Some(net) = Net::new("exclusive") else { return };
+    let manager = Manager::start(&net, "[[network]]\nname = 'backup'\ninterfaces = ['eth1', 'eth0']\n");
+    let preferring = Assigned::by_network(&manager.socket, "backup");
+    preferring.until_by(Some("eth1"));
+    let other = Sleeper::new();
+    let request = manager.open(Spec { exclusive: true, ..for_pid(other.pid()) }).unwrap();
+    manager.until(request.id, State::Connected);
+    preferring.until_by(Some("eth0"));
+    drop(other);
+    preferring.until_by(Some("eth1"));
+}
+
+#[test]
+fn the_own_request_goes_before_the_environment_and_a_child_makes_its_own() {
+    let Some(net) = Net::new("order") else { return };
+    let config = format!("{BACKUP}[[network]]\nname = 'main'\ninterfaces = ['eth0']\n");
+    let manager = Manager::start(&net, &config);
+    let process = Assigned::by_network(&manager.socket, "main");
+    process.until_by(Some("eth0"));
+    let own = std::process::id();
+    let request = manager.open(for_pid(own)).unwrap();
+    process.until_by(Some("eth1"));
+    assert!(manager.explain(own).why.contains(&format!("request {} (connected: by eth1)", request.id)));
+    // Of several the higher priority decides.
+    let urgent = Spec { network: Some("main".to_owned()), priority: Priority::Critical, ..for_pid(own) };
+    let urgent = manager.open(urgent).unwrap();
+    process.until_by(Some("eth0"));
+    manager.ask(Ask::Release(OfRequest { id: urgent.id })).unwrap();
+    process.until_by(Some("eth1"));
+    manager.ask(Ask::Release(OfRequest { id: request.id })).unwrap();
+    process.until_by(Some("eth0"));
+    assert!(manager.explain(own).why.contains("its environment names network main"));
+}

@@ -125,12 +125,19 @@ fn explicit_choices_are_left_alone() {
         // Policy says that a port is explicit enough.
         "tcp4 bind:0.0.0.0/7002 connect:10.79.1.1/5000 ask name",
         "udp4 bind:0.0.0.0/7003 to:10.79.1.1/5001 connect:10.79.1.1/5001 ask",
+        "tcp4 reserved connect:10.79.1.1/5000 ask",
         // Through another descriptor of the same socket.
         "udp4 bind:10.70.0.1/0 dup to:10.79.1.1/5001",
         "tcp4 bind:10.70.0.1/0 dup connect:10.79.1.1/5000 ask",
     ] {
         field.same(actions);
     }
+    // What failed is no choice.
+    field.differ(
+        "drop tcp4 reserved connect:10.79.1.1/5000 ask",
+        &format!("bindresvport: EACCES; {VIA_0}"),
+        &format!("bindresvport: EACCES; {VIA_1}"),
+    );
     field.proof.fact("bound addresses and ports, devices, marks, IP_UNICAST_IF, own IP_PKTINFO: as natively");
     field.stand_in.assign(Some(&Assigned { port_bind: PortBind::Device, ..field.uplink("eth1") }));
     field.differ("tcp4 bind:0.0.0.0/7002 connect:10.79.1.1/5000 ask", VIA_0, VIA_1);

@@ -3,6 +3,7 @@
  *   tcp4 tcp6 udp4 udp6     a new socket; those before stay open
  *   socket:N                back to the N-th
  *   connect:HOST/PORT       also hurry: (non-blocking, then waited for), unspec (AF_UNSPEC), again: (connect, errors expected)
+ *   reserved                bindresvport
  *   bind:HOST/PORT  device:NAME  mark:N  noport:N  unicast:NAME
  *   ask                     what the peer says: the address it sees (TCP: until end; UDP: connected, after a byte)
  *   to:HOST/PORT            UDP sendto, then the answer;  message:, own: (with its own IP_PKTINFO of eth0), tos: (with another control message)
@@ -100,6 +101,10 @@ static void answer(void) {
     ssize_t n = recv(now, text, sizeof text - 1, 0);
     if (n < 0) result("recv", n);
     else printf("peer sees %.*s\n", (int)n, text);
+    /* A TCP peer ends first: its end keeps the ports for a while, and the next run can have ours. */
+    int kind = 0;
+    getsockopt(now, SOL_SOCKET, SO_TYPE, &kind, &(socklen_t){sizeof kind});
+    while (kind == SOCK_STREAM && n > 0 && poll(&p, 1, 2000) == 1) n = recv(now, text, sizeof text, 0);
 }
 
 static int order(const void *a, const void *b) { return strcmp(a, b); }
@@ -296,6 +301,7 @@ static void act(char *word, char **argv) {
         printf("own name %s\n", show(&a.at));
     } else if (!strcmp(word, "options")) options();
     else if (!strcmp(word, "close")) close(now);
+    else if (!strcmp(word, "reserved")) result("bindresvport", bindresvport(now, NULL));
     else if (!strcmp(word, "storm")) storm();
     else if (!strcmp(word, "threads")) threads();
     else if (!strcmp(word, "vfork")) {

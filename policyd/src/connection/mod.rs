@@ -170,7 +170,7 @@ impl Connections {
         }
         let pidfd = joining.pidfd.ok_or(Reason::PolicydRefused)?;
         let process = Process::held(joining.pid, pidfd).ok_or(Reason::PolicydRefused)?;
-        let cell = self.arenas.cell(process.facts.uid).map_err(|_| Reason::NoMemory)?;
+        let cell = self.arenas.cell(process.facts.effective_uid).map_err(|_| Reason::NoMemory)?;
         let wish = if !joining.network.is_none() {
             Some(Net::Network(joining.network.as_str().to_owned()))
         } else {

@@ -55,10 +55,6 @@ impl Kernel {
 
     pub async fn view(&self) -> Result<View> {
         let mut view = View::default();
-        let mut links = self.handle.link().get().execute();
-        while let Some(message) = links.try_next().await.context("cannot list the interfaces")? {
-            view.links.extend(Link::read(&message).map(|link| (link.index, link)));
-        }
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.context("cannot list the addresses")? {
             view.addresses.extend(Address::read(&message));
@@ -80,6 +76,11 @@ impl Kernel {
             }
         }
         view.rules.sort_by_key(|rule| rule.priority);
+        // Last: an interface that goes is down before its routes go, so what lacks routes here for that is seen to be down.
+        let mut links = self.handle.link().get().execute();
+        while let Some(message) = links.try_next().await.context("cannot list the interfaces")? {
+            view.links.extend(Link::read(&message).map(|link| (link.index, link)));
+        }
         Ok(view)
     }
 

@@ -175,10 +175,12 @@ impl Connections {
         if !fails || self.view.is_usable(*interface) {
             return;
         }
-        if let Some((_, compiled)) = self.compiled.get(&(net.clone(), *interface)) {
-            let doomed = Doomed { pid: member.process.identity.pid, sources: compiled.sources().collect() };
-            self.doomed.push(doomed);
-        }
+        // It may have gone while it was compiled the last time: then that has nothing, and what was before has it.
+        let now = self.compiled.get(&(net.clone(), *interface)).map(|(_, compiled)| compiled);
+        let before = self.last.get(net).filter(|(of, _)| of == interface).map(|(_, compiled)| compiled);
+        let sources = now.into_iter().chain(before).flat_map(Compiled::sources).collect();
+        let doomed = Doomed { pid: member.process.identity.pid, sources };
+        self.doomed.push(doomed);
     }
 
     /// No process has an assignment any more.
@@ -301,7 +303,10 @@ impl Connections {
 
     /// By the user's own wish: only if that user may.
     fn default_plan(&self, net: &Net, process: &Process) -> Option<Plan> {
-        if self.may_use(net, process.facts.uid) { self.rule_plan(net, process) } else { None }
+        // Of a process between two users nobody knows whose the environment is.
+        let facts = &process.facts;
+        let may = facts.uid == facts.effective_uid && self.may_use(net, facts.uid);
+        if may { self.rule_plan(net, process) } else { None }
     }
 
     /// Without a request: what no request of another process has for itself.

@@ -1,5 +1,6 @@
 //! The task that looks at the network, makes what is planned so, and tells whom it concerns.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,10 @@ use tracing::{debug, error, info, warn};
 use super::compile::compile;
 use super::destroy::destroy;
 use super::netlink::{Kernel, listen};
-use super::request::State;
+use super::request::{Net, State};
+use super::settings::Autobind;
 use super::steering::Steering;
+use super::view::View;
 use crate::daemon::Shared;
 
 const AGAIN: Duration = Duration::from_millis(200);
@@ -83,29 +86,34 @@ impl Worker {
             connections.view_number += 1;
             self.stale = false;
         }
-        let (view, settings, steers, wanted) = {
+        let (view, number, settings, steers, needed, wanted) = {
             let mut connections = self.shared.connections.borrow_mut();
             connections.settle_requests(Instant::now());
             connections.settle_members();
             let needed = connections.needed();
             let wanted = connections.wanted_steering(&needed);
-            (connections.view.clone(), connections.settings.autobind.clone(), connections.steers, wanted)
+            let settings = connections.settings.autobind.clone();
+            let (view, number) = (connections.view.clone(), connections.view_number);
+            (view, number, settings, connections.steers, needed, wanted)
         };
         let steered = self.steering.reconcile(&kernel, &view, &settings, steers, &wanted).await;
         self.shared.connections.borrow_mut().steered = steered;
-        self.compile(&kernel).await;
+        self.compile(&kernel, &view, number, &needed, &settings).await;
         self.tell();
         Ok(())
     }
 
     /// Compiles what is needed and not known, or known from before the network changed.
-    async fn compile(&self, kernel: &Kernel) {
-        let (view, number, needed, autobind) = {
-            let connections = self.shared.connections.borrow();
-            let needed: Vec<_> = connections.needed().into_iter().collect();
-            (connections.view.clone(), connections.view_number, needed, connections.settings.autobind.clone())
-        };
-        for pair in &needed {
+    /// Only what rules have been made for in this round: what has been asked for since has its turn in the next.
+    async fn compile(
+        &self,
+        kernel: &Kernel,
+        view: &View,
+        number: u64,
+        needed: &BTreeSet<(Net, u32)>,
+        settings: &Autobind,
+    ) {
+        for pair in needed {
             let destinations = {
                 let connections = self.shared.connections.borrow();
                 if connections.compiled.get(pair).is_some_and(|(known, _)| *known == number) {
@@ -114,7 +122,7 @@ impl Worker {
                 let Some(policy) = connections.policy(&pair.0) else { continue };
                 policy.destinations
             };
-            let compiled = compile(kernel, &view, pair.1, &destinations, |table| autobind.owns_table(table)).await;
+            let compiled = compile(kernel, view, pair.1, &destinations, |table| settings.owns_table(table)).await;
             debug!(net = %pair.0, interface = pair.1, v4 = compiled.v4.len(), v6 = compiled.v6.len(), "compiled");
             let mut connections = self.shared.connections.borrow_mut();
             if compiled.sources().next().is_some() {

@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use libc::{c_int, c_void, sockaddr, socklen_t};
+use libc::{c_int, c_void, sockaddr, sockaddr_in, socklen_t};
 
 use super::bind::{self, IP_UNICAST_IF, IPV6_UNICAST_IF, SO_BINDTOIFINDEX};
 use super::datagram;
@@ -26,10 +26,23 @@ pub unsafe fn bind(record: &Record, fd: RawFd, address: *const sockaddr, length:
     outcome
 }
 
-/// A port chosen by bindresvport.
-pub fn has_port(record: &Record) {
-    record.raise(is::PORT);
+/// As [`bind()`], inside libc and always to a port.
+///
+/// # Safety
+/// The arguments of bindresvport.
+pub unsafe fn bindresvport(record: &Record, fd: RawFd, address: *mut sockaddr_in) -> Outcome<c_int> {
+    // SAFETY: by the caller.
+    let outcome = Outcome::of(unsafe { real::bindresvport(fd, address) });
+    if outcome == Outcome::Done(0) {
+        record.lower(is::OUR_ADDRESS);
+        // SAFETY: by the caller; libc has written the address that it took.
+        let chosen = if address.is_null() { is::PORT } else { unsafe { choice(record, address.cast(), V4) } };
+        record.raise(chosen | is::PORT);
+    }
+    outcome
 }
+
+const V4: socklen_t = size_of::<sockaddr_in>() as socklen_t;
 
 /// What an address that the kernel has taken says about the interface: everything, only a port, or (wildcard, any port) nothing,
 /// which leaves a UDP socket as free as it was; a TCP socket has its port from then on.

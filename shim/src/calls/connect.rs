@@ -23,12 +23,12 @@ pub unsafe fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> Ou
 
 /// # Safety
 /// The arguments of the libc call of this name.
-pub unsafe fn bindresvport(fd: c_int, _address: *mut sockaddr_in) -> Outcome<c_int> {
-    // It binds inside libc, always to a port.
-    if let Some(record) = record::of(fd) {
-        autobind::options::has_port(record);
+pub unsafe fn bindresvport(fd: c_int, address: *mut sockaddr_in) -> Outcome<c_int> {
+    match record::of(fd) {
+        // SAFETY: the application's own call.
+        Some(record) => unsafe { autobind::options::bindresvport(record, fd, address) },
+        None => Outcome::Bypass,
     }
-    Outcome::Bypass
 }
 
 pub fn listen(_fd: c_int, _backlog: c_int) -> Outcome<c_int> {
