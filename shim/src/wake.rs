@@ -94,6 +94,15 @@ impl Wake {
         }
     }
 
+    /// One of those who share the wake is awake, others sleep on: they are to be woken anew, for a waker counts a wake as given
+    /// for one value of the word.
+    pub fn sleep_anew(self) {
+        if let Some(sleep) = sleep_word(self.id) {
+            sleep.fetch_add(2, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+        }
+    }
+
     pub fn sleeps(self) -> bool {
         sleep_word(self.id).is_some_and(|sleep| sleep.load(Ordering::Relaxed) & 1 != 0)
     }

@@ -24,4 +24,4 @@ mod wait;
 pub use adopt::{Hold, adopt, before_exec, hold, rouse};
 pub use control::{control, forget};
 pub use set::{after_fork_in_child, before_fork, closed, create, duplicate};
-pub use wait::{any_ready, fall_asleep_on, outer_of, readable, wait};
+pub use wait::{any_ready, fall_asleep_on, outer_of, pass_on, readable, wait};

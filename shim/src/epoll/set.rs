@@ -225,6 +225,13 @@ impl Set {
         Some(Guard { _held: self.lock.lock().ok()?, set: self })
     }
 
+    /// What has woken a thread that returns without a look is another's.
+    pub fn pass_on(&self) {
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            self.rouse();
+        }
+    }
+
     /// Wakes one thread that waits on the set, if one sleeps.
     pub fn rouse(&self) {
         if let id @ 1.. = self.wake_id.load(Ordering::Acquire) {

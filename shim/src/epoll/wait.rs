@@ -70,10 +70,7 @@ pub unsafe fn wait(
             continue;
         }
         if let Err(errno) = rest(set, left, mask) {
-            // What had woken this thread is another's now.
-            if set.sleepers.load(Ordering::SeqCst) > 0 {
-                set.rouse();
-            }
+            set.pass_on();
             return Outcome::Fail(errno);
         }
     }
@@ -182,11 +179,15 @@ fn fall_asleep(set: &'static Set) -> Option<Asleep> {
 
 impl Drop for Asleep {
     fn drop(&mut self) {
-        let last = self.set.sleepers.fetch_sub(1, Ordering::SeqCst) == 1;
-        self.wake.wake_up();
-        // The others' sleep must be woken anew: the waker counts a wake as given for one value of the word.
-        if !last || self.set.sleepers.load(Ordering::SeqCst) > 0 {
-            self.wake.fall_asleep();
+        if self.set.sleepers.fetch_sub(1, Ordering::SeqCst) > 1 {
+            self.wake.sleep_anew();
+        } else {
+            self.wake.wake_up();
+            if self.set.sleepers.load(Ordering::SeqCst) > 0 {
+                // One that has just fallen asleep was taken for awake for a moment.
+                self.wake.fall_asleep();
+                self.set.rouse();
+            }
         }
         if self.shared.is_empty() {
             return;
@@ -289,6 +290,13 @@ pub fn outer_of(epfd: RawFd) -> Option<RawFd> {
         return None;
     }
     Some(set.outer.load(Ordering::Acquire))
+}
+
+/// A signal has ended a sleep in poll on an outer epoll.
+pub fn pass_on(outer: RawFd) {
+    if let Some(set) = set::by_outer(outer) {
+        set.pass_on();
+    }
 }
 
 /// A thread is about to sleep in poll on an outer epoll.

@@ -27,7 +27,7 @@ use tandem_protocol::registry::Provider;
 
 use crate::provider::local::{self, Pair};
 use crate::slot::{IN_KERNEL, RecvGuard, SendGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
-use crate::stream::{LocalPort, Port, RState, WState, Word, WriterEvent, WriterFacts};
+use crate::stream::{LocalPort, Port, RState, WState, Word, WriterEvent, WriterFacts, sleepers};
 use crate::{debug, epoll, family, meet, signals, wake};
 
 /// What a direction absorbs by default before the writer must wait: about what kernel TCP's buffers do.
@@ -85,11 +85,8 @@ impl Conn {
 
     #[inline]
     fn wake(&self, port: &LocalPort<'static>, word: Word) {
-        port.fence();
-        let named = port.load(word);
-        if named != 0 {
-            self.pair.tell_news(self.number);
-            self.pair.wake((named - 1) as u32);
+        if let Some(id) = sleepers::called(port, word, || self.pair.tell_news(self.number)) {
+            self.pair.wake(id);
         }
     }
 

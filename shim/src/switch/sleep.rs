@@ -152,27 +152,17 @@ impl Drop for Standing {
         match way {
             Way::In => {
                 if let Ok(mut side) = conn.slot.recv_side() {
-                    side.sleepers.remove(wake.id, *added);
-                    side.sleepers.name(&conn.inward, Word::RSleep);
-                    conn.inward.fence();
-                    tell_others(&mut side.sleepers, receive::produced(conn), *wake);
+                    let words = (Word::RSleep, Word::Produced);
+                    side.sleepers.leave(&conn.inward, words, wake.id, *added, wake::rouse);
                 }
             }
             Way::Out => {
                 if let Ok(mut side) = conn.slot.send_side() {
-                    side.sleepers.remove(wake.id, *added);
-                    side.sleepers.name(&conn.out, Word::WSleep);
-                    conn.out.fence();
-                    tell_others(&mut side.sleepers, conn.out.load(Word::Consumed), *wake);
+                    let words = (Word::WSleep, Word::Consumed);
+                    side.sleepers.leave(&conn.out, words, wake.id, *added, wake::rouse);
                 }
             }
         }
-    }
-}
-
-fn tell_others(sleepers: &mut Sleepers, mark: u64, wake: Wake) {
-    if sleepers.moved(mark) {
-        sleepers.all().filter(|&id| id != wake.id).for_each(wake::rouse);
     }
 }
 

@@ -290,7 +290,11 @@ impl Round {
         if self.copies.get(own + 1).is_some_and(|copy| copy.revents != 0) {
             wake::rouse_all();
         }
-        if n < 0 { Err(errno) } else { Ok(()) }
+        if n < 0 {
+            self.sets().for_each(epoll::pass_on);
+            return Err(errno);
+        }
+        Ok(())
     }
 
     /// What the anchors are asked changes with the directions' states: bytes may be owed to the kernel by now.
