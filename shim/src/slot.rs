@@ -82,8 +82,10 @@ pub mod flag {
     pub const SEND_BUFFER: u32 = 8192;
     /// A non-blocking connect is under way.
     pub const CONNECTING: u32 = 16384;
-    /// The peer's half of the control words has been seen ready.
+    /// The peer's half of the words has been seen ready.
     pub const PEER_READY: u32 = 32768;
+    /// It was to be the kernel's again, and could not be in time.
+    pub const STUCK: u32 = 65536;
 }
 
 const HOLDERS: usize = 8;

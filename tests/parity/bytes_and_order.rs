@@ -46,6 +46,8 @@ rows! {
     };
     reader_killed_with_unread_data => |pair| pair("killed").argument("reader_dies_unread").passes("w").may_die();
     peer_killed_in_two_way_traffic => |pair| pair("killed").argument("dies_in_traffic").passes("w").may_die();
+    /// By posix_spawn, vfork and fork, with unread bytes in the ring.
+    a_socket_given_to_a_child_as_standard_input => |pair| pair("handed").passes("w,w,w");
     exit_straight_after_write => |pair| pair("exits").argument("exit").passes("w").may_die();
     underscore_exit_straight_after_write => |pair| pair("exits").argument("_exit").passes("w").may_die();
     quick_exit_straight_after_write => |pair| pair("exits").argument("quick_exit").passes("w").may_die();

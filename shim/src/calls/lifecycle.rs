@@ -206,6 +206,13 @@ pub fn dup3(old: c_int, new: c_int, flags: c_int) -> Outcome<c_int> {
 }
 
 fn onto(old: RawFd, new: RawFd, real: impl FnOnce() -> c_int) -> Outcome<c_int> {
+    if sys::is_vfork_child()
+        && (0..=2).contains(&new)
+        && let Some(slot) = slot::of(old)
+    {
+        // For the program that follows, and while this child has not yet closed what the switch needs for it.
+        super::transfer::hand_over(slot, old, Reason::HandedOver);
+    }
     // SAFETY: F_GETFD has no argument.
     if old == new || sys::is_vfork_child() || unsafe { real::fcntl(old, libc::F_GETFD, 0) } < 0 {
         return Outcome::Bypass;

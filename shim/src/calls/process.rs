@@ -308,6 +308,21 @@ pub unsafe fn execveat(
 
 /// # Safety
 /// The arguments of the libc call of this name.
+pub unsafe fn posix_spawn_file_actions_adddup2(
+    _actions: *mut posix_spawn_file_actions_t,
+    old: c_int,
+    new: c_int,
+) -> Outcome<c_int> {
+    if (0..=2).contains(&new)
+        && let Some(slot) = slot::of(old)
+    {
+        transfer::hand_over(slot, old, Reason::HandedOver);
+    }
+    Outcome::Bypass
+}
+
+/// # Safety
+/// The arguments of the libc call of this name.
 pub unsafe fn posix_spawn(
     _child: *mut pid_t,
     _path: *const c_char,

@@ -209,6 +209,8 @@ macro_rules! table {
             always() fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int => process::fexecve;
             always() fn execveat(directory: c_int, path: *const c_char, arguments: Strings, environment: Strings, flags: c_int) -> c_int
                 => process::execveat;
+            always() fn posix_spawn_file_actions_adddup2(actions: *mut posix_spawn_file_actions_t, old: c_int, new: c_int) -> c_int
+                => process::posix_spawn_file_actions_adddup2;
             always() fn posix_spawn(child: *mut pid_t, path: *const c_char, actions: SpawnActions, attributes: SpawnAttributes, arguments: SpawnStrings, environment: SpawnStrings) -> c_int
                 => process::posix_spawn;
             always() fn posix_spawnp(child: *mut pid_t, file: *const c_char, actions: SpawnActions, attributes: SpawnAttributes, arguments: SpawnStrings, environment: SpawnStrings) -> c_int

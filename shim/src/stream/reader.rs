@@ -214,6 +214,15 @@ impl Reader {
         true
     }
 
+    /// REJOIN, and TCP's next byte is the application's next: whoever reads without the switch, for good, may begin. What the
+    /// ring still has comes by TCP. Not before another epoch: that may be offered only from E on.
+    pub fn let_go(&mut self) {
+        if self.state == RState::Rejoin && self.leaving && self.tcp_at == self.consumed && self.verdict == Verdict::None
+        {
+            self.settle_plain();
+        }
+    }
+
     fn settle_plain(&mut self) {
         self.state = RState::Plain;
         self.leaving = false;

@@ -462,6 +462,11 @@ impl Writer {
         self.state
     }
 
+    /// The reader asks the direction back, and that is not answered yet.
+    pub fn asked<P: Port>(&self, port: &P) -> bool {
+        self.state == WState::Ring && port.load(Word::Want) == stamp(self.epoch, want::LEAVE)
+    }
+
     /// Record or bytes have still to go to the kernel.
     pub fn owed(&self) -> bool {
         self.state == WState::FailBack

@@ -77,7 +77,7 @@ pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
         if writable {
             events |= OUT;
         }
-    } else if send::owes(conn) {
+    } else if send::has_duties(conn) {
         send::pump(conn);
     }
     events & (wanted | HUP | ERR)

@@ -116,6 +116,9 @@ pub fn receive(
             // What was peeked is looked at anew: more may stand behind it, or it may be another reader's by then.
             *sink = Sink { parts: sink.parts, part: 0, at: 0, taken: 0, total: sink.total };
         }
+        if send::has_duties(&conn) {
+            send::pump(&conn);
+        }
         match sleep::wait_for(&conn, patience, if peek { so_far } else { 0 }) {
             Woke::Look => {}
             Woke::TimedOut => return give_in(libc::EAGAIN),
@@ -305,6 +308,21 @@ pub fn ask_back(conn: &Conn) {
     {
         leave(conn, &mut side);
     }
+}
+
+/// For a socket that is handed to somebody without a switch: the kernel has reading again as soon as it can. False: it never
+/// will, for the peer's FIN has come and the ring has bytes that cannot come by TCP any more.
+pub fn let_go(conn: &Conn) -> bool {
+    if conn.slot.recv_phase.load(Ordering::Acquire) == IN_KERNEL {
+        return true;
+    }
+    let Ok(mut side) = conn.slot.recv_side() else { return true };
+    side.reader.attend(&conn.inward, &mut Anchor::of(conn));
+    side.reader.let_go();
+    if side.reader.state() == RState::Plain {
+        settle_reads(conn, &side);
+    }
+    !(side.reader.fin_seen() && side.reader.readable(&conn.inward))
 }
 
 /// Bytes that a receive could give now: FIONREAD. `None`: the kernel knows better.

@@ -329,6 +329,19 @@ pub fn pump_until_readable(slot: SlotRef, fd: RawFd, flags: i32) {
     }
 }
 
+/// The peer asks our writing direction back: a second look of who sleeps for bytes.
+pub fn asked_back(conn: &Conn) -> bool {
+    conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH
+        && conn.slot.send_side().is_ok_and(|side| side.writer.asked(&conn.out))
+}
+
+/// The peer asks our writing direction back, or bytes of ours wait for the kernel: whoever waits for something else has to
+/// see to that, too.
+pub fn has_duties(conn: &Conn) -> bool {
+    conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH
+        && conn.slot.send_side().is_ok_and(|side| side.writer.owed() || side.writer.asked(&conn.out))
+}
+
 /// Bytes of ours that wait for the kernel.
 pub fn owes(conn: &Conn) -> bool {
     conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH

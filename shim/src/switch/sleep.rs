@@ -206,7 +206,7 @@ fn join(sleepers: &mut Sleepers, wake: Wake, port: &LocalPort<'static>, word: Wo
 
 fn now_ready(conn: &Conn, way: Way) -> bool {
     match way {
-        Way::In => receive::readable(conn, false, 1),
+        Way::In => receive::readable(conn, false, 1) || send::asked_back(conn),
         Way::Out => !send::blocked(conn) && !send::owes(conn),
     }
 }

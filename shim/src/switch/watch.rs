@@ -312,6 +312,7 @@ impl Round {
             || self.switched().any(|(conn, wanted)| {
                 wanted & ready::IN != 0 && receive::readable(conn, false, receive::low_water(conn.slot, conn.fd))
                     || wanted & ready::OUT != 0 && send::could_write(conn)
+                    || send::asked_back(conn)
             })
             || self.sets().any(epoll::any_ready)
     }

@@ -6,8 +6,8 @@ use tandem_protocol::Reason;
 
 use crate::exports::types::*;
 use crate::outcome::Outcome;
-use crate::slot::{self, SlotRef, Stage};
-use crate::switch::{self, Conn, send};
+use crate::slot::{self, SlotRef, Stage, flag};
+use crate::switch::{self, Conn, receive, send};
 use crate::{meet, sys};
 
 /// libc itself is about to read or write this descriptor, in a way that the switch cannot carry.
@@ -19,7 +19,7 @@ pub fn leave<R>(fd: c_int) -> Outcome<R> {
 }
 
 /// Waits until the kernel carries both directions, for good. How long a peer that computes may take for its answer is
-/// bounded: after that whoever reads without the switch stalls, but never reads a foreign byte.
+/// bounded, once a connection.
 pub fn hand_over(slot: SlotRef, fd: RawFd, reason: Reason) {
     const LIMIT_NS: u64 = 5_000_000_000;
     const LOOK_NS: u64 = 200_000;
@@ -29,9 +29,13 @@ pub fn hand_over(slot: SlotRef, fd: RawFd, reason: Reason) {
     let end = sys::now_ns() + LIMIT_NS;
     switch::leave(slot, fd, reason);
     let Some(conn) = Conn::of(slot, fd) else { return };
-    while switch::ready::switched(slot) && slot.current() && sys::now_ns() < end {
+    while switch::ready::switched(slot) && slot.current() && !slot.has(flag::STUCK) {
         switch::ready::ask(&conn, switch::ready::IN | switch::ready::OUT);
         send::pump(&conn);
+        if !receive::let_go(&conn) || sys::now_ns() >= end {
+            slot.raise(flag::STUCK);
+            crate::log::warn(format_args!("slot {}: handed over with bytes in the ring", slot.index));
+        }
         sys::pause(LOOK_NS);
     }
     switch::refresh_row(slot);
