@@ -187,6 +187,16 @@ impl Reader {
         }
     }
 
+    /// After `leave`: it is for good, and somebody waits. True when that is said now; the caller fences and wakes.
+    pub fn insist<P: Port>(&mut self, port: &P) -> bool {
+        let word = stamp(self.epoch, want::INSIST);
+        let news = self.leaving && port.load(Word::Want) != word;
+        if news {
+            port.store(Word::Want, word);
+        }
+        news
+    }
+
     /// OFFERED: what the writer says of our epoch. True when that was an answer.
     pub(super) fn answered<P: Port>(&mut self, port: &P) -> bool {
         let kind = port.load(Word::AtKind);

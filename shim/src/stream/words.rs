@@ -105,6 +105,8 @@ pub(super) mod at {
 pub(super) mod want {
     pub const READY: u64 = 1;
     pub const LEAVE: u64 = 2;
+    /// The same, and somebody waits for it: it is answered by who only waits, too.
+    pub const INSIST: u64 = 3;
 }
 
 /// An epoch and its kind in one word, so that they are published by one store.

@@ -122,7 +122,7 @@ impl Writer {
         let wanted = port.load(Word::Want);
         match self.state {
             WState::Ring => {
-                let leave = wanted == stamp(self.epoch, want::LEAVE);
+                let leave = wanted == stamp(self.epoch, want::LEAVE) || wanted == stamp(self.epoch, want::INSIST);
                 if leave | facts.fail_back | facts.reader_gone | facts.reader_silent {
                     self.begin_fail_back(port)
                 } else {
@@ -203,7 +203,7 @@ impl Writer {
         let epoch = self.epoch.wrapping_add(1);
         // Taken already, by a holder that died before it could note it: there is no way back.
         let said = port.load(Word::AtKind) == stamp(epoch, at::TAKEN);
-        if wanted == stamp(epoch, want::LEAVE) && !said {
+        if (wanted == stamp(epoch, want::LEAVE) || wanted == stamp(epoch, want::INSIST)) && !said {
             port.store(Word::AtKind, stamp(epoch, at::VOID));
             self.epoch = epoch;
             return WriterEvent::Voided;
@@ -462,9 +462,9 @@ impl Writer {
         self.state
     }
 
-    /// The reader asks the direction back, and that is not answered yet.
+    /// The reader insists on having the direction back, and that is not answered yet.
     pub fn asked<P: Port>(&self, port: &P) -> bool {
-        self.state == WState::Ring && port.load(Word::Want) == stamp(self.epoch, want::LEAVE)
+        self.state == WState::Ring && port.load(Word::Want) == stamp(self.epoch, want::INSIST)
     }
 
     /// Record or bytes have still to go to the kernel.

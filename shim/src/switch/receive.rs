@@ -295,8 +295,12 @@ fn end_of_stream(conn: &Conn) -> Result<usize, i32> {
 }
 
 fn leave(conn: &Conn, side: &mut RecvGuard<'_>) {
-    if !side.reader.leaving() {
+    let asked = !side.reader.leaving();
+    if asked {
         side.reader.leave(&conn.inward);
+    }
+    let insisted = conn.slot.has(flag::LEAVING) && side.reader.insist(&conn.inward);
+    if asked || insisted {
         conn.wake_both();
     }
 }

@@ -329,17 +329,18 @@ pub fn pump_until_readable(slot: SlotRef, fd: RawFd, flags: i32) {
     }
 }
 
-/// The peer asks our writing direction back: a second look of who sleeps for bytes.
+/// The peer asks our writing direction back: a second look of who sleeps for bytes. One that is gone asks nothing any more:
+/// a record sent to it would be answered by RST.
 pub fn asked_back(conn: &Conn) -> bool {
     conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH
+        && !anchor::peer_gone(conn.slot.anchor.load(Ordering::Acquire))
         && conn.slot.send_side().is_ok_and(|side| side.writer.asked(&conn.out))
 }
 
-/// The peer asks our writing direction back, or bytes of ours wait for the kernel: whoever waits for something else has to
-/// see to that, too.
+/// What whoever waits for something else has to see to, too: the peer's wish to have our writing direction back, and bytes of
+/// ours that wait for the kernel.
 pub fn has_duties(conn: &Conn) -> bool {
-    conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH
-        && conn.slot.send_side().is_ok_and(|side| side.writer.owed() || side.writer.asked(&conn.out))
+    owes(conn) || asked_back(conn) && !anchor::peer_gone(anchor::look(conn))
 }
 
 /// Bytes of ours that wait for the kernel.
