@@ -112,6 +112,8 @@ impl Set {
     fn adopt_one(&self, inner: &mut Guard<'_>, conn: &Conn, fd: RawFd) {
         if let Some(entry) = inner.entry(fd) {
             entry.hint = true;
+            // A send that the kernel refused before this direction moved was promised the kernel's edge.
+            entry.edge_due = true;
             if conn.slot.has(flag::REGISTERED_TWICE) {
                 inner.share(fd);
             }
