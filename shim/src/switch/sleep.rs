@@ -184,9 +184,7 @@ pub fn stand(conn: &Conn, way: Way, wake: Wake) -> Standing {
             .send_side()
             .map_or((false, false), |mut side| join(&mut side.sleepers, wake, &conn.out, Word::WSleep)),
     };
-    // Several sets that wait for room at one connection: a wake is lost there now and then, so each looks for itself, too.
-    let sure = among_own && !(way == Way::Out && conn.slot.has(flag::REGISTERED_TWICE));
-    Standing { conn: *conn, way, wake, added, among_own: sure }
+    Standing { conn: *conn, way, wake, added, among_own }
 }
 
 fn join(sleepers: &mut Sleepers, wake: Wake, port: &LocalPort<'static>, word: Word) -> (bool, bool) {
