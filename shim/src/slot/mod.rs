@@ -11,6 +11,8 @@
 //!
 //! Where both locks are needed the receiver's is taken first.
 
+mod sides;
+
 use std::cell::UnsafeCell;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
@@ -19,10 +21,11 @@ use tandem_protocol::Reason;
 
 use crate::autobind::record::{self, Record};
 use crate::family::{self, SLOTS};
-use crate::lock::{Held, Lock, Reentered};
-use crate::stream::sleepers::Sleepers;
-use crate::stream::{Reader, Writer};
+use crate::lock::Lock;
 use crate::{fd_table, sys};
+
+pub use sides::{RecvGuard, SendGuard};
+use sides::{RecvSide, SendSide};
 
 /// How far a connection has come. Only forwards.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
@@ -99,6 +102,8 @@ pub struct Slot {
     flags: AtomicU32,
     reason: AtomicU32,
     pub data_calls: AtomicU32,
+    /// When policyd was asked for the other end.
+    pub asked_at: AtomicU64,
     tries: AtomicU32,
     pub kernel_sends: AtomicU32,
     pub kernel_reads: AtomicU32,
@@ -134,32 +139,8 @@ pub struct Slot {
     receiver: UnsafeCell<RecvSide>,
 }
 
-/// Guarded by `send_lock`.
-#[repr(C)]
-pub struct SendSide {
-    pub writer: Writer,
-    pub sleepers: Sleepers,
-}
-
-/// Guarded by `recv_lock`.
-#[repr(C)]
-pub struct RecvSide {
-    pub reader: Reader,
-    pub sleepers: Sleepers,
-}
-
 // SAFETY: the cells are reached only through the guards below, which hold the direction's lock.
 unsafe impl Sync for Slot {}
-
-pub struct SendGuard<'a> {
-    _held: Held<'a>,
-    side: *mut SendSide,
-}
-
-pub struct RecvGuard<'a> {
-    _held: Held<'a>,
-    side: *mut RecvSide,
-}
 
 /// A slot as one descriptor's owner knows it: valid while the generation is the same.
 #[derive(Clone, Copy)]
@@ -244,6 +225,7 @@ impl Slot {
             word.store(0, Ordering::Relaxed);
         }
         for word in [
+            &self.asked_at,
             &self.anchor_tick,
             &self.cookie,
             &self.tx_tcp,
@@ -327,16 +309,6 @@ impl Slot {
     /// The reason the connection is on TCP; the first one given for good stays.
     pub fn set_reason(&self, reason: Reason) {
         self.reason.store(reason as u32, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub fn send_side(&self) -> Result<SendGuard<'_>, Reentered> {
-        Ok(SendGuard { _held: self.send_lock.lock()?, side: self.sender.get() })
-    }
-
-    #[inline]
-    pub fn recv_side(&self) -> Result<RecvGuard<'_>, Reentered> {
-        Ok(RecvGuard { _held: self.recv_lock.lock()?, side: self.receiver.get() })
     }
 }
 
@@ -463,39 +435,5 @@ impl SlotRef {
     pub fn end(&self) -> bool {
         let next = self.generation.wrapping_add(1);
         self.slot.generation.compare_exchange(self.generation, next, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-}
-
-impl std::ops::Deref for SendGuard<'_> {
-    type Target = SendSide;
-    #[inline]
-    fn deref(&self) -> &SendSide {
-        // SAFETY: the lock is held for the guard's life and the slot's memory is never unmapped.
-        unsafe { &*self.side }
-    }
-}
-
-impl std::ops::DerefMut for SendGuard<'_> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut SendSide {
-        // SAFETY: as above; the guard is borrowed mutably.
-        unsafe { &mut *self.side }
-    }
-}
-
-impl std::ops::Deref for RecvGuard<'_> {
-    type Target = RecvSide;
-    #[inline]
-    fn deref(&self) -> &RecvSide {
-        // SAFETY: the lock is held for the guard's life and the slot's memory is never unmapped.
-        unsafe { &*self.side }
-    }
-}
-
-impl std::ops::DerefMut for RecvGuard<'_> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut RecvSide {
-        // SAFETY: as above; the guard is borrowed mutably.
-        unsafe { &mut *self.side }
     }
 }
