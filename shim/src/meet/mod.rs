@@ -29,6 +29,8 @@ use packet::Arrival;
 const CALLS: u32 = 3;
 /// Data calls after which a connection waits no longer for its other end.
 const ENOUGH: u32 = 2_000;
+/// And how long it waits at least.
+const ENOUGH_NS: u64 = 1_000_000_000;
 /// After policyd could not be reached, how long nobody tries again.
 const BACK_OFF_NS: u64 = 500_000_000;
 /// How often a connection that waits for an answer looks whether policyd still lives.
@@ -62,10 +64,15 @@ fn count(slot: SlotRef, fd: RawFd) {
         Stage::Counting if config::attach() == Attach::Off => settle(slot, Reason::AttachOff),
         Stage::Counting if calls >= CALLS || config::attach() == Attach::Connect => ask(slot, fd, calls),
         // Whoever has talked so long with nobody answering pays no more for it.
-        Stage::Meeting if calls >= ENOUGH => settle(slot, Reason::PeerAbsent),
+        Stage::Meeting if calls >= ENOUGH && waited(slot) => settle(slot, Reason::PeerAbsent),
         Stage::Meeting => probe(),
         _ => {}
     }
+}
+
+/// Long enough for a policyd that gets little of the processor.
+fn waited(slot: SlotRef) -> bool {
+    sys::tick_ns().saturating_sub(slot.asked_at.load(Ordering::Relaxed)) >= ENOUGH_NS
 }
 
 /// The connection is there: its row appears. False when it is not connected (yet).
@@ -126,6 +133,7 @@ fn ask(slot: SlotRef, fd: RawFd, calls: u32) {
     }
     let Ok(_held) = LOCK.lock() else { return };
     let Some(message) = claim(slot, fd) else { return };
+    slot.asked_at.store(now, Ordering::Relaxed);
     if !examination::permit(slot, fd) || !slot.advance(Stage::Counting, Stage::Meeting) {
         return;
     }
