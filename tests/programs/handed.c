@@ -1,11 +1,13 @@
 /* A socket with unread bytes is given to a child as its standard input, by posix_spawn, vfork or fork: it reads every byte.
- * The peer waits for the end meanwhile, in recv. */
+ * First argument: the peer `waits` for the end meanwhile, in recv; it `closes` before; or it has sent `ahead` of the reader
+ * since before the connection could be carried, so that the unread bytes have come in two ways. */
 #include "common.h"
 #include <spawn.h>
 #define BYTES 60000
-#define READ 1000
+#define ROUNDS 60
 
-static char *command[] = { "sh", "-c", "head -c 59000 | cksum", NULL };
+static char text[64];
+static char *command[] = { "sh", "-c", text, NULL };
 
 static pid_t spawned(int fd, int out)
 {
@@ -37,27 +39,53 @@ static pid_t forked(int fd, int out)
     execv("/bin/sh", command);
     _exit(127);
 }
+static ssize_t read_all(int fd, char *to, size_t size)
+{
+    size_t done = 0;
+    for (ssize_t n; done < size && (n = read(fd, to + done, size - done)) > 0;) done += n;
+    return done;
+}
 static void scenario(int fd)
 {
     static char bytes[BYTES];
+    bool ahead = !strcmp(args[0], "ahead"), closes = !strcmp(args[0], "closes");
+    int read = 1000;
     if (!is_server) {
         for (int i = 0; i < BYTES; i++) bytes[i] = i * 7 + i / 256;
-        send_all(fd, bytes, BYTES);
+        for (int i = 0; ahead && i < ROUNDS; i++) {
+            char answer;
+            send_all(fd, bytes + i * (BYTES / ROUNDS), BYTES / ROUNDS);
+            recv_all(fd, &answer, 1);
+            nap(1);
+        }
+        if (!ahead) send_all(fd, bytes, BYTES);
+        if (closes) {
+            close(fd);
+            tell(0);
+            return;
+        }
         report("end", recv(fd, bytes, 1, 0));
         close(fd);
         return;
     }
     int ends[2], status;
     need(pipe2(ends, O_CLOEXEC));
-    recv_all(fd, bytes, READ);
-    wait_queued(fd, BYTES - READ);
+    for (int i = 0; ahead && i < ROUNDS; i++) {
+        recv_all(fd, bytes, 10);
+        send_all(fd, "y", 1);
+        read = 10 * (i + 1);
+    }
+    if (!ahead) recv_all(fd, bytes, read);
+    if (closes) await(0);
+    wait_queued(fd, BYTES - read);
+    snprintf(text, sizeof text, closes ? "cksum" : "head -c %d | cksum", BYTES - read);
     pid_t (*ways[])(int, int) = { spawned, vforked, forked };
     pid_t pid = ways[pass % 3](fd, ends[1]);
     close(ends[1]);
-    char text[64] = "";
-    ssize_t n = read(ends[0], text, sizeof text - 1);
+    char sum[64] = "";
+    ssize_t n = read_all(ends[0], sum, sizeof sum - 1);
     need(waitpid(pid, &status, 0));
-    say("child %d: %zd bytes, %s", status, n, text);
+    say("child %d: %zd bytes, %s", status, n, sum);
     close(ends[0]);
     close(fd);
 }

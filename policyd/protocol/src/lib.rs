@@ -29,4 +29,4 @@ pub use message::{MAX_MESSAGE, Malformed, Message};
 pub use reason::Reason;
 
 /// Spoken on the switches' socket. A policyd refuses a switch of another version by name, and that switch stays on TCP.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;

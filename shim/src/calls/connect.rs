@@ -8,7 +8,8 @@ use crate::exports::types::*;
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::slot::{self, SlotRef, Stage, flag};
-use crate::switch::{Conn, send};
+use crate::switch::Conn;
+use crate::switch::send::{self, End};
 use crate::{meet, real};
 
 /// # Safety
@@ -141,7 +142,7 @@ pub fn shutdown(fd: c_int, how: c_int) -> Outcome<c_int> {
     let Some(slot) = slot::of(fd) else { return Outcome::Bypass };
     if matches!(how, libc::SHUT_WR | libc::SHUT_RDWR) {
         if let Some(conn) = Conn::of(slot, fd) {
-            send::finish(&conn, how == libc::SHUT_WR);
+            send::finish(&conn, if how == libc::SHUT_WR { End::Half } else { End::Both });
         }
         slot.raise(flag::SHUT_WR);
     }

@@ -112,7 +112,9 @@ fn let_go(slot: SlotRef, fd: RawFd) {
 
 fn end(slot: SlotRef, fd: RawFd) {
     if let Some(conn) = Conn::of(slot, fd) {
-        reset_if_unread(&conn);
+        if !reset_if_unread(&conn) {
+            switch::finish(&conn);
+        }
         switch::detach(slot);
     }
     if slot.end()
@@ -125,13 +127,17 @@ fn end(slot: SlotRef, fd: RawFd) {
 }
 
 /// Closing with bytes unread is abortive, as in TCP.
-fn reset_if_unread(conn: &Conn) {
-    if switch::receive::ring_bytes(conn) > 0 {
+fn reset_if_unread(conn: &Conn) -> bool {
+    // What comes with a record is none of the application's.
+    switch::receive::attend(conn);
+    let unread = switch::receive::ring_bytes(conn) > 0;
+    if unread {
         let abort = libc::linger { l_onoff: 1, l_linger: 0 };
         let size = size_of::<libc::linger>() as socklen_t;
         // SAFETY: a linger of its size.
         unsafe { real::setsockopt(conn.fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const abort).cast(), size) };
     }
+    unread
 }
 
 /// The program ends: what the kernel will close without a word to us.

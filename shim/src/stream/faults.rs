@@ -20,6 +20,8 @@ pub(super) enum Fault {
     GeometryFirst,
     /// A geometry is published although the reader has not come to the present one.
     GrowthUnasked,
+    /// A reader that says it has stopped reads on.
+    HoldReads,
     /// No full fence between a publishing store and the look at who sleeps.
     NoFence,
     /// No full fence between setting a bit of news and the look at who sleeps.

@@ -25,6 +25,7 @@ impl Reader {
                 && match self.state {
                     RState::Plain | RState::End => false,
                     RState::Offered => self.answered(port),
+                    RState::Held => self.held_news(port, tcp),
                     RState::Ring => self.consumed >= self.taken_at && self.collect(tcp),
                     RState::Rejoin => {
                         (self.tcp_at < self.consumed || self.tcp_at >= self.to) && self.drop_again(port, tcp)
@@ -42,7 +43,7 @@ impl Reader {
     #[inline]
     pub fn readable<P: Port>(&self, port: &P) -> bool {
         let (taken_at, bound) = match self.state {
-            RState::Plain => return false,
+            RState::Plain | RState::Held => return false,
             RState::End => return true,
             RState::Offered => {
                 if port.load(Word::AtKind) != stamp(self.epoch, at::TAKEN) {
@@ -65,7 +66,7 @@ impl Reader {
                 RState::Plain | RState::Offered => true,
                 RState::Ring => self.consumed < self.taken_at,
                 RState::Rejoin => self.tcp_at >= self.consumed,
-                RState::End => false,
+                RState::End | RState::Held => false,
             }
     }
 
@@ -80,7 +81,7 @@ impl Reader {
             self.refresh(port);
         }
         let bytes = match self.state {
-            RState::End => 0,
+            RState::End | RState::Held => 0,
             RState::Plain | RState::Offered => pending,
             RState::Ring => {
                 let rest = self.taken_at.saturating_sub(self.consumed);

@@ -1,6 +1,6 @@
 //! One direction of a connection, at both ends: ring, credit, switch-over, fail-back, FIN. No libc, no descriptors.
 //!
-//! `words` what the ends share, `geometry` where the ring stands, `record` the fail-back's; `writer` and `reader` (with
+//! `words` what the ends share, `geometry` where the ring stands, `record` the fail-back's; `writer` (with `room`) and `reader` (with
 //! `receive` and `look`) the two ends' states, `tcp` what they need of the anchor, `sleepers` who is to be woken.
 //! Beside them, of a whole connection: `news` and `mail`, by which an epoll set learns what to look at.
 //!
@@ -10,13 +10,20 @@
 //! |---|---|---|---|
 //! | [`Writer`], send lock | `Tcp` | `consider`: READY of the next epoch, the facts allow it, the kernel agrees on N | `Ring` |
 //! | | `Tcp` | `consider`: LEAVE of the next epoch (which is void then); `finish` | `Tcp`; `End` |
-//! | | `Ring` | `consider`: own wish, LEAVE, the reader gone or about to be silent | `FailBack` |
+//! | | `Ring` | `consider`: own wish, LEAVE, HOLD, the reader gone or about to be silent | `FailBack` |
 //! | | `Ring` | `finish`: W, then the caller's FIN | `End` |
-//! | | `FailBack` | `pump`: record and all of [R, E) are in the kernel | `Tcp` |
+//! | | `FailBack` | `pump`: record (none after HOLD) and all of [R, E) are in the kernel | `Tcp` |
 //! | [`Reader`], receive lock | `Plain` | `offer`: nobody is in a kernel read or poll | `Offered` |
 //! | | `Offered` | any look: TAKEN, or VOID | `Ring`, or `Plain` |
 //! | | `Ring` | any look at TCP beyond N: the record | `Rejoin` |
 //! | | `Rejoin` | TCP has come to E | `Plain` |
+//! | | `Offered`, `Ring` | `hold`: who reads next has no switch | `Offered`, `Held` |
+//! | | `Held` | RETURNED; or a record that was on its way already | `Plain`; `Rejoin` |
+//!
+//! *Handing over.* A reader without a switch knows no record. So the reader stops (HOLD: what it has consumed is final), and the
+//! writer, instead of a record, says RETURNED and sends on TCP what comes after max(consumed, N): behind TCP's rest that is the
+//! plain stream. A record that was begun before HOLD stays; the writer then says PROMISED: it will not end with bytes owed.
+//! A reader that finds PROMISED, or the writer's end, with bytes before it that only the switch can read, gives up.
 //!
 //! FIN, errors and nonsense end a reader in `End`, once what is due was delivered; nonsense makes a writer `Broken`.
 //! `verbs` will put PROPOSED between `Tcp` and `Ring` (in `Writer::take`), and ask for W where `receive` calls the end EOF.
@@ -47,6 +54,7 @@ pub mod news;
 mod reader;
 mod receive;
 mod record;
+mod room;
 pub mod sleepers;
 mod sync;
 mod tcp;

@@ -23,6 +23,8 @@ pub enum RState {
     Rejoin = 3,
     /// EOF or error, for good.
     End = 4,
+    /// As `Ring`, but nothing is read any more: who reads next has no switch.
+    Held = 5,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,7 @@ pub struct Reader {
     pub(super) verdict: Verdict,
     errno: i32,
     leaving: bool,
+    pub(super) held: bool,
     /// The last epoch offered.
     pub(super) epoch: u64,
     /// Bytes of the stream delivered.
@@ -178,7 +181,7 @@ impl Reader {
 
     /// Asks to be read without the switch again; until `Plain` go on reading through here. The caller fences and wakes.
     pub fn leave<P: Port>(&mut self, port: &P) {
-        if matches!(self.state, RState::Offered | RState::Ring | RState::Rejoin) && !self.leaving {
+        if matches!(self.state, RState::Offered | RState::Ring | RState::Rejoin) && !self.leaving && !self.held {
             self.leaving = true;
             if planted(Fault::Withdrawn) && self.state == RState::Offered {
                 self.settle_plain();
@@ -187,14 +190,19 @@ impl Reader {
         }
     }
 
-    /// After `leave`: it is for good, and somebody waits. True when that is said now; the caller fences and wakes.
-    pub fn insist<P: Port>(&mut self, port: &P) -> bool {
-        let word = stamp(self.epoch, want::INSIST);
-        let news = self.leaving && port.load(Word::Want) != word;
-        if news {
-            port.store(Word::Want, word);
+    /// As `leave`, for a reader to come that has no switch: nothing is received until `Plain`, and then the kernel has all
+    /// that was not. True when that is said now; the caller fences and wakes.
+    pub fn hold<P: Port>(&mut self, port: &P) -> bool {
+        if self.held || !matches!(self.state, RState::Offered | RState::Ring | RState::Rejoin) {
+            return false;
         }
-        news
+        if self.state == RState::Ring && !planted(Fault::HoldReads) {
+            self.state = RState::Held;
+        }
+        self.leaving = true;
+        self.held = true;
+        port.store(Word::Want, stamp(self.epoch, want::HOLD));
+        true
     }
 
     /// OFFERED: what the writer says of our epoch. True when that was an answer.
@@ -204,7 +212,8 @@ impl Reader {
             self.settle_plain();
             return true;
         }
-        if kind != stamp(self.epoch, at::TAKEN) {
+        let answered = kind == stamp(self.epoch, at::RETURNED) || kind == stamp(self.epoch, at::PROMISED);
+        if kind != stamp(self.epoch, at::TAKEN) && !(self.held && answered) {
             return false;
         }
         let taken_at = port.load(Word::AtOffset);
@@ -220,22 +229,112 @@ impl Reader {
         self.current = Geometry::default();
         self.next = NO_NEXT;
         self.record = Collector::default();
-        self.state = RState::Ring;
+        self.state = if self.held { RState::Held } else { RState::Ring };
         true
+    }
+
+    /// HELD: has the writer answered? What it sends then is the application's, so TCP is only looked at: what stands there
+    /// before the answer is a record that was on its way. True when there was news.
+    pub(super) fn held_news<P: Port>(&mut self, port: &P, tcp: &mut impl TcpReceive) -> bool {
+        if self.returned(port) {
+            return true;
+        }
+        if self.consumed < self.taken_at {
+            // A record stands behind TCP's rest: only the switch can read that.
+            let late = self.promised(port);
+            if late {
+                self.answer_is_not_to_come();
+            }
+            return late;
+        }
+        let mut byte = 0;
+        // SAFETY: one byte.
+        let answer = unsafe { tcp.peek(&raw mut byte, 1, 0) };
+        if self.returned(port) {
+            return true;
+        }
+        match answer {
+            TcpTake::Bytes(_) => self.collect(tcp),
+            other => {
+                let news = self.no_bytes(other);
+                if news {
+                    self.answer_is_not_to_come();
+                }
+                news
+            }
+        }
+    }
+
+    fn promised<P: Port>(&self, port: &P) -> bool {
+        port.load(Word::AtKind) == stamp(self.epoch, at::PROMISED)
+    }
+
+    /// The writer has ended, or its record is on its way: what the ring has can still be read by the switch.
+    pub(super) fn answer_is_not_to_come(&mut self) {
+        self.held = false;
+        if self.state == RState::Held {
+            self.state = RState::Ring;
+        }
+    }
+
+    /// The writer goes on by TCP from where we have stopped.
+    fn returned<P: Port>(&mut self, port: &P) -> bool {
+        let returned = port.load(Word::AtKind) == stamp(self.epoch, at::RETURNED);
+        if returned {
+            let next = self.consumed.max(self.taken_at);
+            self.skew = self.skew.wrapping_add(self.taken_at).wrapping_sub(next);
+            self.settle_plain();
+        }
+        returned
+    }
+
+    /// For a reader to come that has no switch, after the peer's FIN: PLAIN if all that is missing is on TCP. False: it never
+    /// will be.
+    pub fn let_go_at_fin<P: Port>(&mut self, port: &P, tcp: &mut impl TcpReceive) -> bool {
+        let whole = match self.state {
+            RState::Ring | RState::Held => {
+                port.load(Word::Produced).max(self.taken_at) <= self.consumed.max(self.taken_at)
+            }
+            RState::Rejoin if self.verdict != Verdict::None => port.load(Word::Produced).min(self.to) <= self.consumed,
+            RState::Rejoin if self.tcp_at == self.consumed => self.rest_is_there(tcp),
+            RState::Offered => !self.answered(port),
+            RState::End => self.verdict != Verdict::Broken,
+            _ => return true,
+        };
+        if whole {
+            self.settle_plain();
+        } else {
+            self.answer_is_not_to_come();
+        }
+        whole
     }
 
     /// REJOIN, and TCP's next byte is the application's next: whoever reads without the switch, for good, may begin. What the
     /// ring still has comes by TCP. Not before another epoch: that may be offered only from E on.
-    pub fn let_go(&mut self) {
-        if self.state == RState::Rejoin && self.leaving && self.tcp_at == self.consumed && self.verdict == Verdict::None
+    pub fn let_go<P: Port>(&mut self, port: &P, tcp: &mut impl TcpReceive) {
+        if self.state == RState::Rejoin
+            && self.held
+            && self.tcp_at == self.consumed
+            && self.verdict == Verdict::None
+            && (self.promised(port) || self.rest_is_there(tcp))
         {
             self.settle_plain();
         }
     }
 
+    fn rest_is_there(&self, tcp: &mut impl TcpReceive) -> bool {
+        self.tcp_at.saturating_add(tcp.pending() as u64) >= self.to
+    }
+
+    /// Whoever was to read next did not come in time, and the record is there: reading goes on.
+    pub fn read_on(&mut self) {
+        self.held &= self.state != RState::Rejoin;
+    }
+
     fn settle_plain(&mut self) {
         self.state = RState::Plain;
         self.leaving = false;
+        self.held = false;
     }
 
     /// RING to REJOIN when the record is in order.
@@ -328,6 +427,11 @@ impl Reader {
     /// `leave` was called and is not yet granted.
     pub fn leaving(&self) -> bool {
         self.leaving
+    }
+
+    /// Nothing is received until the writer has answered.
+    pub fn held(&self) -> bool {
+        self.held
     }
 
     /// Bytes of the stream delivered, of meaning since the last offer. In `Plain` the caller counts on from here,

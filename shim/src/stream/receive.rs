@@ -41,9 +41,16 @@ impl Reader {
         if len == 0 {
             return from(Source::Tcp, 0);
         }
+        if self.held {
+            self.attend(port, tcp);
+            if self.held {
+                return Take::WouldBlock;
+            }
+        }
         loop {
             let step = match self.state {
                 RState::End => return self.last_word(),
+                RState::Held => return Take::WouldBlock,
                 // SAFETY: `dst` by this function's contract.
                 RState::Plain => unsafe { self.plain(tcp, dst, len) },
                 // SAFETY: the same.

@@ -11,7 +11,7 @@ use super::sync::{AtomicU64, Ordering, fence};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Word {
-    /// Writer: `epoch << 2 | kind`, stored after [`Word::AtOffset`].
+    /// Writer: epoch and kind (`at`), stored after [`Word::AtOffset`].
     AtKind = 0,
     /// Writer: N, the stream offset at which the epoch was taken.
     AtOffset = 1,
@@ -33,7 +33,7 @@ pub enum Word {
     WriterReady = 10,
     /// Writer: ring bytes exist below this offset; below N it means nothing.
     Produced = 16,
-    /// Reader: `epoch << 2 | kind`.
+    /// Reader: epoch and kind (`want`).
     Want = 32,
     /// Reader: whom the writer should wake, id + 1.
     RSleep = 33,
@@ -99,20 +99,35 @@ impl Default for Words {
 pub(super) mod at {
     pub const TAKEN: u64 = 1;
     pub const VOID: u64 = 2;
+    /// The answer to HOLD: what the reader has not consumed goes on by TCP, without a record.
+    pub const RETURNED: u64 = 3;
+    /// The answer to HOLD after a record was begun: the writer will not end before TCP has all that is due.
+    pub const PROMISED: u64 = 4;
 }
 
 /// What `Want` says of its epoch.
 pub(super) mod want {
     pub const READY: u64 = 1;
     pub const LEAVE: u64 = 2;
-    /// The same, and somebody waits for it: it is answered by who only waits, too.
-    pub const INSIST: u64 = 3;
+    /// The same, for a reader without a switch, who knows no record: this one has stopped reading, so that what it has
+    /// consumed is final. It is answered by who only waits, too.
+    pub const HOLD: u64 = 3;
 }
 
 /// An epoch and its kind in one word, so that they are published by one store.
 pub(super) const fn stamp(epoch: u64, kind: u64) -> u64 {
-    epoch << 2 | kind
+    epoch << KIND_BITS | kind
 }
+
+pub(super) const fn epoch_of(word: u64) -> u64 {
+    word >> KIND_BITS
+}
+
+pub(super) const fn kind_of(word: u64) -> u64 {
+    word & ((1 << KIND_BITS) - 1)
+}
+
+const KIND_BITS: u32 = 3;
 
 /// A region of the pair's memory: a power-of-two size, at a multiple of 64 bytes. 0 is "none".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

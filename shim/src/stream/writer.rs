@@ -1,10 +1,10 @@
 //! The writing end of one direction.
 
 use super::faults::{Fault, planted};
-use super::geometry::{self, Geometry};
+use super::geometry::Geometry;
 use super::record::Record;
 use super::tcp::{TcpPut, TcpSend};
-use super::words::{Place, Port, Word, at, stamp, want};
+use super::words::{Place, Port, Word, at, epoch_of, kind_of, stamp, want};
 
 /// An empty ring starts over at its region's first byte once it stands beyond this: a reader that keeps up
 /// touches four pages.
@@ -80,27 +80,28 @@ pub struct Region {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Writer {
-    state: WState,
+    pub(super) state: WState,
     /// The last epoch taken or voided.
     epoch: u64,
     /// N of that epoch.
-    taken_at: u64,
+    pub(super) taken_at: u64,
     /// Bytes of the stream accepted; of meaning from N on.
-    written: u64,
+    pub(super) written: u64,
     /// As last seen; never below N, never above `written`.
-    consumed: u64,
+    pub(super) consumed: u64,
     /// Bytes accepted but not consumed may not exceed this; 0 is no limit but the region's size.
-    limit: u64,
-    number: u64,
-    current: Geometry,
+    pub(super) limit: u64,
+    pub(super) number: u64,
+    pub(super) current: Geometry,
     /// The one before, while bytes below `current.start` may be unread.
-    previous: Geometry,
+    pub(super) previous: Geometry,
     /// Places we have left, not yet told to the caller.
-    freed: [Place; 2],
-    /// Of the record that is owed.
+    pub(super) freed: [Place; 2],
+    /// What is owed: a record of this size (0: the reader has stopped, and needs none), then [from, to).
+    head: u64,
     from: u64,
     to: u64,
-    /// Bytes of {record, [from, to)} in the kernel.
+    /// How much of it is in the kernel.
     sent: u64,
     /// What the kernel's count of sent bytes is ahead of the stream's.
     skew: u64,
@@ -122,14 +123,19 @@ impl Writer {
         let wanted = port.load(Word::Want);
         match self.state {
             WState::Ring => {
-                let leave = wanted == stamp(self.epoch, want::LEAVE) || wanted == stamp(self.epoch, want::INSIST);
+                let hold = wanted == stamp(self.epoch, want::HOLD);
+                let leave = hold || wanted == stamp(self.epoch, want::LEAVE);
                 if leave | facts.fail_back | facts.reader_gone | facts.reader_silent {
-                    self.begin_fail_back(port)
+                    self.begin_fail_back(port, hold)
                 } else {
                     WriterEvent::None
                 }
             }
-            WState::Tcp if wanted >> 2 == self.epoch.wrapping_add(1) => self.answer(port, wanted, facts, verify),
+            WState::Tcp if epoch_of(wanted) == self.epoch.wrapping_add(1) => self.answer(port, wanted, facts, verify),
+            WState::FailBack | WState::Tcp | WState::End if wanted == stamp(self.epoch, want::HOLD) => {
+                self.answer_hold(port);
+                WriterEvent::None
+            }
             _ => WriterEvent::None,
         }
     }
@@ -203,7 +209,7 @@ impl Writer {
         let epoch = self.epoch.wrapping_add(1);
         // Taken already, by a holder that died before it could note it: there is no way back.
         let said = port.load(Word::AtKind) == stamp(epoch, at::TAKEN);
-        if (wanted == stamp(epoch, want::LEAVE) || wanted == stamp(epoch, want::INSIST)) && !said {
+        if (wanted == stamp(epoch, want::LEAVE) || wanted == stamp(epoch, want::HOLD)) && !said {
             port.store(Word::AtKind, stamp(epoch, at::VOID));
             self.epoch = epoch;
             return WriterEvent::Voided;
@@ -245,7 +251,7 @@ impl Writer {
     }
 
     #[cold]
-    fn begin_fail_back<P: Port>(&mut self, port: &P) -> WriterEvent {
+    fn begin_fail_back<P: Port>(&mut self, port: &P, hold: bool) -> WriterEvent {
         self.look(port);
         if self.state != WState::Ring {
             return WriterEvent::None;
@@ -255,23 +261,51 @@ impl Writer {
             self.from = port.load(Word::Consumed);
         }
         self.to = self.written;
+        self.head = if hold { 0 } else { Record::SIZE as u64 };
         self.sent = 0;
         self.state = WState::FailBack;
         WriterEvent::FailBackBegan
     }
 
+    /// The reader has stopped while we were leaving, or had left.
+    #[cold]
+    fn answer_hold<P: Port>(&mut self, port: &P) {
+        if answered(port.load(Word::AtKind), self.epoch) {
+            return;
+        }
+        let all_sent = self.sent == self.head + (self.to - self.from);
+        if self.state == WState::FailBack && self.sent == 0 {
+            self.spare_the_record(port);
+        } else if self.state == WState::FailBack || all_sent {
+            port.store(Word::AtKind, stamp(self.epoch, at::PROMISED));
+        }
+    }
+
+    fn spare_the_record<P: Port>(&mut self, port: &P) {
+        let consumed = port.load(Word::Consumed);
+        if consumed > self.written {
+            self.state = WState::Broken;
+        } else {
+            self.consumed = self.consumed.max(consumed);
+            self.from = self.consumed;
+        }
+        self.head = 0;
+    }
+
     /// Sends what is owed, as much as the kernel takes.
     pub fn pump<P: Port>(&mut self, port: &P, tcp: &mut impl TcpSend) -> Pumped {
+        if self.state == WState::FailBack && self.head == 0 && self.sent == 0 {
+            port.store(Word::AtKind, stamp(self.epoch, at::RETURNED)); // before the first byte
+        }
         while self.state == WState::FailBack {
             let owed = self.owed_bytes();
             if owed == 0 {
                 self.state = WState::Tcp;
-                self.skew =
-                    self.skew.wrapping_add(Record::SIZE as u64).wrapping_add(self.taken_at).wrapping_sub(self.from);
+                self.skew = self.skew.wrapping_add(self.head).wrapping_add(self.taken_at).wrapping_sub(self.from);
                 break;
             }
             let record = Record { epoch: self.epoch, from: self.from, to: self.to }.encode();
-            let (src, len) = match (self.sent as usize, self.sent.checked_sub(Record::SIZE as u64)) {
+            let (src, len) = match (self.sent as usize, self.sent.checked_sub(self.head)) {
                 (sent, None) => (record.as_ptr().wrapping_add(sent), Record::SIZE - sent),
                 (_, Some(passed)) => self.unread(port, self.from + passed, owed),
             };
@@ -296,9 +330,9 @@ impl Writer {
         (port.pointer(run.offset), run.len as usize)
     }
 
-    fn owed_bytes(&self) -> u64 {
+    pub(super) fn owed_bytes(&self) -> u64 {
         match self.state {
-            WState::FailBack => Record::SIZE as u64 + (self.to - self.from) - self.sent,
+            WState::FailBack => self.head + (self.to - self.from) - self.sent,
             _ => 0,
         }
     }
@@ -323,148 +357,31 @@ impl Writer {
     }
 }
 
-/// Room and places.
-impl Writer {
-    /// Bytes that a write would take now. 0 when not `Ring`.
-    pub fn room<P: Port>(&mut self, port: &P) -> usize {
-        self.look(port);
-        match self.state {
-            WState::Ring => self.known_room() as usize,
-            _ => 0,
-        }
-    }
-
-    /// Accepted but not consumed: SIOCOUTQ.
-    pub fn unconsumed<P: Port>(&mut self, port: &P) -> usize {
-        self.look(port);
-        match self.state {
-            WState::Ring => (self.written - self.consumed) as usize,
-            WState::FailBack => self.owed_bytes() as usize,
-            _ => 0,
-        }
-    }
-
-    /// Would a larger region take more of a write of `len` bytes? `grow` would be allowed now.
-    pub fn want_growth<P: Port>(&mut self, port: &P, len: usize) -> bool {
-        self.look(port);
-        self.state == WState::Ring && self.may_publish() && {
-            let wish = self.allowance().min(len as u64);
-            self.current.room(self.written, self.consumed) < wish
-        }
-    }
-
-    /// Goes on in another region (larger, or smaller when that suffices); what is unread stays where it is. False:
-    /// the reader has not yet come to the present one, or a place is to be collected by `retired` first.
-    pub fn grow<P: Port>(&mut self, port: &P, place: Place) -> bool {
-        self.look(port);
-        // Into its own region only when that is empty: its unread bytes would be written over.
-        let apart = place != self.current.place || self.consumed == self.written;
-        self.state == WState::Ring && apart && port.admits(place) && self.may_publish() && self.publish(port, place)
-    }
-
-    /// An empty ring starts over at its region's first byte. `reserve` does it by itself after 16 KiB.
-    pub fn rewind_if_empty<P: Port>(&mut self, port: &P) -> bool {
-        self.look(port);
-        let empty = self.state == WState::Ring && self.consumed == self.written;
-        let moved = self.written != self.current.start;
-        empty && moved && self.may_publish() && self.publish(port, self.current.place)
-    }
-
-    /// A place that the direction has left for good. Ask until None.
-    pub fn retired<P: Port>(&mut self, port: &P) -> Option<Place> {
-        if !self.previous.place.is_none() {
-            self.look(port);
-            self.let_go();
-        }
-        let freed = self.freed.iter_mut().find(|place| !place.is_none())?;
-        Some(std::mem::take(freed))
-    }
-
-    /// The places that the reader may still look at, and what was not yet collected.
-    pub fn places(&self) -> [Place; 4] {
-        [self.current.place, self.previous.place, self.freed[0], self.freed[1]]
-    }
-
-    /// At most so many bytes accepted but not consumed; 0 is no limit but the region's.
-    pub fn set_limit(&mut self, limit: u64) {
-        self.limit = limit;
-    }
-
-    #[inline]
-    fn known_room(&self) -> u64 {
-        self.current.room(self.written, self.consumed).min(self.allowance())
-    }
-
-    /// What `limit` leaves.
-    #[inline]
-    fn allowance(&self) -> u64 {
-        match self.limit {
-            0 => u64::MAX,
-            limit => limit.saturating_sub(self.written - self.consumed),
-        }
-    }
-
-    /// Loads and checks `consumed`. What is below N or steps back is only old.
-    #[inline]
-    fn look<P: Port>(&mut self, port: &P) {
-        if self.state != WState::Ring {
-            return;
-        }
-        let consumed = port.load(Word::Consumed);
-        if consumed > self.written {
-            self.state = WState::Broken;
-        } else {
-            self.consumed = self.consumed.max(consumed);
-        }
-    }
-
-    fn may_publish(&self) -> bool {
-        self.consumed >= self.current.start || planted(Fault::GrowthUnasked)
-    }
-
-    /// The next geometry starts at `written`. False while more places were left than were collected.
-    fn publish<P: Port>(&mut self, port: &P, place: Place) -> bool {
-        self.let_go();
-        if self.current.place != place && self.freed.iter().all(|freed| !freed.is_none() && *freed != place) {
-            return false;
-        }
-        for freed in &mut self.freed {
-            if *freed == place {
-                *freed = Place::NONE; // in use again before anybody asked
-            }
-        }
-        self.previous = self.current;
-        self.current = Geometry { start: self.written, place };
-        self.number += 1;
-        geometry::publish(port, self.number, self.current);
-        self.let_go();
-        true
-    }
-
-    /// The previous region is done with when all below the present one's start is consumed.
-    fn let_go(&mut self) {
-        if self.consumed < self.current.start || self.previous.place.is_none() {
-            return;
-        }
-        let left = self.previous.place;
-        self.previous = Geometry::default();
-        if left != self.current.place
-            && let Some(free) = self.freed.iter_mut().find(|freed| freed.is_none())
-        {
-            *free = left;
-        }
-    }
-}
-
 impl Writer {
     #[inline]
     pub fn state(&self) -> WState {
         self.state
     }
 
-    /// The reader insists on having the direction back, and that is not answered yet.
+    /// The reader has stopped reading, once: whether that is answered `asked` knows, under the lock.
+    #[inline]
+    pub fn may_be_asked<P: Port>(port: &P) -> bool {
+        kind_of(port.load(Word::Want)) == want::HOLD
+    }
+
+    /// The reader has stopped reading, and that is not answered yet.
     pub fn asked<P: Port>(&self, port: &P) -> bool {
-        self.state == WState::Ring && port.load(Word::Want) == stamp(self.epoch, want::INSIST)
+        let wanted = port.load(Word::Want);
+        match epoch_of(wanted) {
+            _ if kind_of(wanted) != want::HOLD => false,
+            epoch if epoch == self.epoch => !answered(port.load(Word::AtKind), epoch),
+            epoch => epoch == self.epoch.wrapping_add(1) && self.state == WState::Tcp,
+        }
+    }
+
+    /// Bytes are owed to a reader that knows no record, nor the ring: they are not to be left behind.
+    pub fn owes_returned<P: Port>(&self, port: &P) -> bool {
+        self.owed() && (self.head == 0 || port.load(Word::Want) == stamp(self.epoch, want::HOLD))
     }
 
     /// Record or bytes have still to go to the kernel.
@@ -491,4 +408,9 @@ impl Writer {
     pub fn kernel_offset(&self, stream: u64) -> u64 {
         stream.wrapping_add(self.skew)
     }
+}
+
+/// Does the writer's own word answer HOLD of this epoch?
+fn answered(said: u64, epoch: u64) -> bool {
+    epoch_of(said) == epoch && kind_of(said) != at::TAKEN
 }

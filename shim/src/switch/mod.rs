@@ -27,7 +27,7 @@ use tandem_protocol::registry::Provider;
 
 use crate::provider::local::{self, Pair};
 use crate::slot::{IN_KERNEL, RecvGuard, SendGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
-use crate::stream::{LocalPort, Port, RState, WState, Word, WriterEvent, WriterFacts, sleepers};
+use crate::stream::{LocalPort, Port, RState, WState, Word, Writer, WriterEvent, WriterFacts, sleepers};
 use crate::{debug, epoll, family, meet, signals, wake};
 
 /// What a direction absorbs by default before the writer must wait: about what kernel TCP's buffers do.
@@ -196,8 +196,8 @@ pub fn take(conn: &Conn) -> bool {
     if conn.out.load(Word::Want) == 0 || !conn.peer_ready() {
         return false;
     }
-    let Some(hold) = epoll::hold(slot) else { return false };
-    if unsure_of_signals(conn) {
+    let hold = epoll::hold(slot).filter(|_| !unsure_of_signals(conn));
+    if hold.is_none() && !Writer::may_be_asked(&conn.out) {
         return false;
     }
     let Ok(mut side) = slot.send_side() else { return false };
@@ -208,7 +208,7 @@ pub fn take(conn: &Conn) -> bool {
         return false;
     }
     slot.send_phase.store(THROUGH_SWITCH, Ordering::SeqCst);
-    let event = answer_offer(conn, &mut side, &hold);
+    let event = answer_offer(conn, &mut side, hold.as_ref());
     if let WriterEvent::Took { offset } = event {
         crate::log::debug(format_args!("slot {}: writes by the companion from byte {offset}", slot.index));
         drop(side);
@@ -225,10 +225,12 @@ pub fn take(conn: &Conn) -> bool {
     false
 }
 
-fn answer_offer(conn: &Conn, side: &mut SendGuard<'_>, hold: &epoll::Hold) -> WriterEvent {
+fn answer_offer(conn: &Conn, side: &mut SendGuard<'_>, hold: Option<&epoll::Hold>) -> WriterEvent {
     let slot = conn.slot;
     let willing = !slot.has(flag::LEAVING | flag::URGENT | flag::SHUT_WR | flag::ODD_OPTION);
-    let may_take = willing && slot.kernel_sends.load(Ordering::SeqCst) == 0 && hold.covers(slot) && slot.sole_holder();
+    let unwatched =
+        willing && slot.kernel_sends.load(Ordering::SeqCst) == 0 && hold.is_some_and(|hold| hold.covers(slot));
+    let may_take = unwatched && slot.sole_holder();
     let facts = WriterFacts {
         offset: slot.accepted(),
         may_take,
@@ -308,6 +310,13 @@ fn back_to_kernel_sends(conn: &Conn, side: &mut SendGuard<'_>) {
 fn collect_places(conn: &Conn, side: &mut SendGuard<'_>) {
     while let Some(place) = side.writer.retired(&conn.out) {
         conn.pair.release(place);
+    }
+}
+
+/// The last descriptor of the last holder is about to be closed.
+pub fn finish(conn: &Conn) {
+    if conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
+        send::finish(conn, send::End::Both);
     }
 }
 

@@ -295,12 +295,8 @@ fn end_of_stream(conn: &Conn) -> Result<usize, i32> {
 }
 
 fn leave(conn: &Conn, side: &mut RecvGuard<'_>) {
-    let asked = !side.reader.leaving();
-    if asked {
+    if !side.reader.leaving() {
         side.reader.leave(&conn.inward);
-    }
-    let insisted = conn.slot.has(flag::LEAVING) && side.reader.insist(&conn.inward);
-    if asked || insisted {
         conn.wake_both();
     }
 }
@@ -314,19 +310,34 @@ pub fn ask_back(conn: &Conn) {
     }
 }
 
-/// For a socket that is handed to somebody without a switch: the kernel has reading again as soon as it can. False: it never
-/// will, for the peer's FIN has come and the ring has bytes that cannot come by TCP any more.
+/// For a socket that is handed to somebody without a switch: nothing is read any more until the kernel has it all. False: it
+/// never will, for the peer's FIN has come and the ring has bytes that cannot come by TCP any more.
 pub fn let_go(conn: &Conn) -> bool {
     if conn.slot.recv_phase.load(Ordering::Acquire) == IN_KERNEL {
         return true;
     }
     let Ok(mut side) = conn.slot.recv_side() else { return true };
-    side.reader.attend(&conn.inward, &mut Anchor::of(conn));
-    side.reader.let_go();
+    if side.reader.hold(&conn.inward) {
+        conn.wake_both();
+    }
+    // Before the words: what the peer did ahead of its FIN is seen after it.
+    let finished = anchor::look(conn) & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32 != 0;
+    let mut tcp = Anchor::of(conn);
+    side.reader.attend(&conn.inward, &mut tcp);
+    let possible = !finished || side.reader.let_go_at_fin(&conn.inward, &mut tcp);
+    side.reader.let_go(&conn.inward, &mut tcp);
     if side.reader.state() == RState::Plain {
         settle_reads(conn, &side);
+        return true;
     }
-    !(side.reader.fin_seen() && side.reader.readable(&conn.inward))
+    possible && side.reader.held()
+}
+
+/// It could not be had in time. What comes with a record is for the switch to read.
+pub fn read_on(conn: &Conn) {
+    if let Ok(mut side) = conn.slot.recv_side() {
+        side.reader.read_on();
+    }
 }
 
 /// Bytes that a receive could give now: FIONREAD. `None`: the kernel knows better.

@@ -22,6 +22,9 @@ pub trait Source {
     fn kernel(&mut self, fd: RawFd) -> isize;
 }
 
+/// How long a close waits for a program without a switch to read what it is owed.
+const RETURN_NS: u64 = 5_000_000_000;
+
 enum Step {
     /// Bytes went.
     Some,
@@ -230,23 +233,37 @@ fn count(conn: &Conn, n: usize) {
     }
 }
 
-/// The application will write no more: the final offset, then the kernel's FIN is the caller's. `half`: it reads on, which
-/// the peer learns by that offset. What is still owed to the kernel is pumped, for a moment; the peer has the rest of it in
-/// the ring.
-pub fn finish(conn: &Conn, half: bool) {
-    const PATIENCE: u32 = 1_000;
-    for _ in 0..PATIENCE {
+/// How the application ends its writing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// shutdown(SHUT_WR): it reads on, which the peer learns by the final offset.
+    Half,
+    /// shutdown(SHUT_RDWR), close, exit: the peer shall take us for gone, so that its writes meet the kernel's RST.
+    Both,
+}
+
+/// The application will write no more; the kernel's FIN is the caller's. The peer's switch has what it has not read yet in the
+/// ring. In case that it gives the socket to somebody without a switch, as much as the kernel takes goes by TCP, too, unless
+/// we read on: a peer that answers and closes would leave that unread, and reset what it answered.
+pub fn finish(conn: &Conn, end: End) {
+    let until = sys::now_ns() + RETURN_NS;
+    loop {
         let Ok(mut side) = conn.slot.send_side() else { return };
-        if !half {
-            // Both halves at once: the peer shall take us for gone, so that its writes meet the kernel's RST.
-            side.writer.abandon();
-        } else if side.writer.pump(&conn.out, &mut Anchor::of(conn)) == Pumped::Again {
+        let unread =
+            end == End::Both && side.writer.unconsumed(&conn.out) > 0 && !anchor::peer_gone(anchor::look(conn));
+        let facts = WriterFacts { fail_back: unread, ..WriterFacts::default() };
+        side.writer.consider(&conn.out, &facts, |_| false);
+        let pumped = side.writer.pump(&conn.out, &mut Anchor::of(conn));
+        if pumped == Pumped::Again && side.writer.owes_returned(&conn.out) && sys::now_ns() < until {
             drop(side);
             sys::pause(1_000_000);
             continue;
-        } else {
+        }
+        if end == End::Half {
             conn.out.store(Word::Final, conn.slot.accepted().wrapping_add(1));
-            side.writer.finish(&conn.out);
+        }
+        if end == End::Both || !side.writer.finish(&conn.out) {
+            side.writer.abandon();
         }
         conn.slot.send_phase.store(IN_KERNEL, Ordering::SeqCst);
         epoll::rouse(conn.slot);
@@ -332,7 +349,7 @@ pub fn pump_until_readable(slot: SlotRef, fd: RawFd, flags: i32) {
 /// The peer asks our writing direction back: a second look of who sleeps for bytes. One that is gone asks nothing any more:
 /// a record sent to it would be answered by RST.
 pub fn asked_back(conn: &Conn) -> bool {
-    conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH
+    Writer::may_be_asked(&conn.out)
         && !anchor::peer_gone(conn.slot.anchor.load(Ordering::Acquire))
         && conn.slot.send_side().is_ok_and(|side| side.writer.asked(&conn.out))
 }

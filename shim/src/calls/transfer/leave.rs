@@ -27,13 +27,16 @@ pub fn hand_over(slot: SlotRef, fd: RawFd, reason: Reason) {
         return meet::settle(slot, reason);
     }
     let end = sys::now_ns() + LIMIT_NS;
-    switch::leave(slot, fd, reason);
     let Some(conn) = Conn::of(slot, fd) else { return };
+    // Before anybody asks the direction back in the other way, which has a record for its answer.
+    receive::let_go(&conn);
+    switch::give_up(slot, reason);
     while switch::ready::switched(slot) && slot.current() && !slot.has(flag::STUCK) {
         switch::ready::ask(&conn, switch::ready::IN | switch::ready::OUT);
         send::pump(&conn);
         if !receive::let_go(&conn) || sys::now_ns() >= end {
             slot.raise(flag::STUCK);
+            receive::read_on(&conn);
             crate::log::warn(format_args!("slot {}: handed over with bytes in the ring", slot.index));
         }
         sys::pause(LOOK_NS);

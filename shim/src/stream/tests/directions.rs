@@ -1,5 +1,5 @@
 //! Whole directions under shuttle: a writing thread, two threads that read under one lock, a kernel that takes three bytes;
-//! they switch over, fail back, leave, grow, sleep, close and are killed at random. Every byte once, in order, and
+//! they switch over, fail back, leave, grow, sleep, close, hand over and are killed at random. Every byte once, in order, and
 //! nobody is left asleep (shuttle reports that as a deadlock).
 
 use std::cell::RefCell;
@@ -24,8 +24,8 @@ fn chance(percent: u32) -> bool {
     thread_rng().gen_range(0..100) < percent
 }
 
-fn a_direction(kill: Kill) {
-    let world = Arc::new(World::new(kill, thread_rng().gen_range(0..90)));
+fn a_direction(kill: Kill, hand_over: bool) {
+    let world = Arc::new(World::new(kill, thread_rng().gen_range(0..90), hand_over));
     let writer = {
         let world = world.clone();
         thread::spawn(move || writer(&world))
@@ -43,7 +43,8 @@ fn a_direction(kill: Kill) {
     let reader = reader.lock().unwrap();
     match kill {
         Kill::Nobody => assert!(reader.ended && reader.delivered == BYTES),
-        Kill::Writer => assert!(reader.ended && reader.delivered >= accepted),
+        // What a killed writer owed to a reader without a switch has gone with it.
+        Kill::Writer => assert!(reader.ended && (reader.delivered >= accepted || reader.bypass)),
         Kill::Reader => {}
     }
 }
@@ -63,18 +64,26 @@ fn writer(world: &World) -> u64 {
     let (port, places) = (world.view(Side::Writer), vec![big(0), big(1)]);
     let mut end = Writing { world, port, writer: Writer::default(), accepted: 0, places };
     while end.accepted < BYTES && end.step(true) {}
-    while !world.dead(Side::Writer) && end.writer.state() != WState::End {
-        match end.writer.state() {
-            WState::FailBack if !end.step(false) => break,
-            WState::FailBack => {}
-            _ => assert!(end.writer.finish(&end.port)),
-        }
-    }
+    let half = chance(50);
+    while !world.dead(Side::Writer) && end.writer.state() != WState::End && !end.finished(half) {}
     world.close();
     end.accepted
 }
 
 impl Writing<'_> {
+    /// As `switch::send::finish`: what is unread is sent by TCP, too, as much as the kernel takes.
+    fn finished(&mut self, half: bool) -> bool {
+        let unread = !half && self.writer.unconsumed(&self.port) > 0;
+        let facts = WriterFacts { fail_back: unread, ..WriterFacts::default() };
+        self.writer.consider(&self.port, &facts, |_| false);
+        match self.writer.pump(&self.port, &mut self.world.anchor(Side::Writer)) {
+            Pumped::Again if half || self.writer.owes_returned(&self.port) => return !self.sleep(),
+            Pumped::Again | Pumped::Failed(_) => self.writer.abandon(),
+            Pumped::Done => assert!(self.writer.finish(&self.port)),
+        }
+        true
+    }
+
     /// One call of the application's. False: killed, or the connection is at its end.
     fn step(&mut self, writes: bool) -> bool {
         let (sent, gone) = self.world.writers_view();
@@ -172,7 +181,9 @@ impl Writing<'_> {
         self.world.lie_down(WRITER);
         self.port.fence();
         let want = self.port.load(Word::Want);
-        let asked = want >> 2 > self.writer.epoch() || want == self.writer.epoch() << 2 | 2;
+        let asked = epoch_of(want) > self.writer.epoch()
+            || want == stamp(self.writer.epoch(), want::LEAVE)
+            || self.writer.asked(&self.port);
         let ring = self.writer.state() == WState::Ring;
         reached(if ring { Corner::SleptFull } else { Corner::SleptTcp });
         if !(ring && (asked || self.writer.room(&self.port) > 0)) {
@@ -196,6 +207,9 @@ struct ReadSide {
     sleepers: Sleepers,
     delivered: u64,
     ended: bool,
+    /// On its way to somebody without a switch; there.
+    handing: bool,
+    bypass: bool,
 }
 
 fn read(world: &World, side: &shuttle::sync::Mutex<ReadSide>, id: u32) {
@@ -213,8 +227,10 @@ fn read(world: &World, side: &shuttle::sync::Mutex<ReadSide>, id: u32) {
             end.pass_on(world, &port);
             return;
         }
-        if chance(50) {
+        if end.handing || chance(50) {
             end.pass_on(world, &port);
+            drop(held);
+            thread::yield_now();
             continue;
         }
         let added = end.sleepers.add(id);
@@ -245,8 +261,14 @@ fn read(world: &World, side: &shuttle::sync::Mutex<ReadSide>, id: u32) {
 impl ReadSide {
     /// One call of the application's; false when it would block.
     fn call(&mut self, world: &World, port: &View, anchor: &mut super::world::Anchor) -> bool {
-        self.perhaps_move(world, port);
         let len = thread_rng().gen_range(1..12);
+        if self.bypass {
+            return self.without_a_switch(anchor, len);
+        }
+        self.perhaps_move(world, port);
+        if self.handing && !self.let_go(world, port, anchor) {
+            return self.bypass;
+        }
         let ready = chance(30) && {
             self.reader.attend(port, anchor);
             self.reader.readable(port) || self.reader.wants_tcp() && world.tcp_readable()
@@ -292,7 +314,45 @@ impl ReadSide {
         }
     }
 
+    /// As `switch::receive::let_go`. False while nothing may be read.
+    fn let_go(&mut self, world: &World, port: &View, anchor: &mut super::world::Anchor) -> bool {
+        let finished = world.finished();
+        self.reader.attend(port, anchor);
+        let possible = !finished || self.reader.let_go_at_fin(port, anchor);
+        self.reader.let_go(port, anchor);
+        self.bypass = self.reader.state() == RState::Plain && !world.dead(Side::Reader);
+        if !self.bypass && possible && self.reader.held() {
+            return false;
+        }
+        reached(if self.bypass { Corner::HandedOver } else { Corner::NotHandedOver });
+        self.handing = false;
+        !self.bypass
+    }
+
+    fn without_a_switch(&mut self, anchor: &mut super::world::Anchor, len: usize) -> bool {
+        let mut bytes = vec![0; len];
+        // SAFETY: a vector of that length.
+        match unsafe { anchor.receive(bytes.as_mut_ptr(), len) } {
+            TcpTake::Bytes(n) => {
+                assert_eq!(bytes[..n], tokens(self.delivered, n), "at {}, without a switch", self.delivered);
+                self.delivered += n as u64;
+                true
+            }
+            TcpTake::WouldBlock => false,
+            TcpTake::Fin => {
+                self.ended = true;
+                false
+            }
+            TcpTake::Failed(errno) => panic!("{errno}"),
+        }
+    }
+
     fn perhaps_move(&mut self, world: &World, port: &View) {
+        if world.hand_over && chance(6) && self.reader.hold(port) {
+            self.handing = true;
+            self.wake_writer(world, port);
+            return;
+        }
         if self.reader.state() == RState::Plain && self.reader.epoch() < EPOCHS && chance(60) {
             assert!(self.reader.offer(port, self.delivered));
             self.wake_writer(world, port);
@@ -333,9 +393,11 @@ enum Corner {
     LastRing,
     Rejoined,
     LastPlain,
+    HandedOver,
+    NotHandedOver,
 }
 
-const CORNERS: usize = Corner::LastPlain as usize + 1;
+const CORNERS: usize = Corner::NotHandedOver as usize + 1;
 
 thread_local! {
     static REACHED: RefCell<[u64; CORNERS]> = const { RefCell::new([0; CORNERS]) };
@@ -345,13 +407,13 @@ fn reached(corner: Corner) {
     REACHED.with_borrow_mut(|reached| reached[corner as usize] += 1);
 }
 
-fn run(scheduler: impl Scheduler + 'static, kill: Kill) {
+fn run(scheduler: impl Scheduler + 'static, kill: Kill, hand_over: bool) {
     let mut config = Config::new();
     if faults::any() {
         config.failure_persistence = FailurePersistence::None;
     }
     config.stack_size = 1 << 18;
-    Runner::new(scheduler, config).run(move || a_direction(kill));
+    Runner::new(scheduler, config).run(move || a_direction(kill, hand_over));
 }
 
 /// TANDEM_ROUNDS=N for longer runs.
@@ -361,7 +423,8 @@ pub fn rounds(usual: usize) -> usize {
 
 #[test]
 fn orderly() {
-    run(RandomScheduler::new(rounds(500)), Kill::Nobody);
+    run(RandomScheduler::new(rounds(500)), Kill::Nobody, false);
+    run(RandomScheduler::new(rounds(500)), Kill::Nobody, true);
     let reached = REACHED.with_borrow(|reached| *reached);
     println!("reached {reached:?}");
     assert!(reached.iter().all(|&times| times > 3), "{reached:?}");
@@ -369,23 +432,26 @@ fn orderly() {
 
 #[test]
 fn orderly_with_few_preemptions() {
-    run(PctScheduler::new(4, rounds(200)), Kill::Nobody);
+    run(PctScheduler::new(4, rounds(200)), Kill::Nobody, false);
 }
 
 #[test]
 fn writer_killed() {
-    run(RandomScheduler::new(rounds(500)), Kill::Writer);
+    run(RandomScheduler::new(rounds(500)), Kill::Writer, false);
+    run(RandomScheduler::new(rounds(500)), Kill::Writer, true);
 }
 
 #[test]
 fn reader_killed() {
-    run(RandomScheduler::new(rounds(500)), Kill::Reader);
+    run(RandomScheduler::new(rounds(500)), Kill::Reader, false);
+    run(RandomScheduler::new(rounds(500)), Kill::Reader, true);
 }
 
 /// With the fault in place some round must fail.
 fn found(fault: Fault) {
     faults::with(fault, || {
-        let rounds = || run(RandomScheduler::new_from_seed(7, 5_000), Kill::Nobody);
+        let hand_over = fault == Fault::HoldReads;
+        let rounds = || run(RandomScheduler::new_from_seed(7, 5_000), Kill::Nobody, hand_over);
         assert!(catch_unwind(AssertUnwindSafe(rounds)).is_err(), "{fault:?} goes unnoticed");
     });
 }
@@ -423,4 +489,9 @@ fn finds_the_geometry_before_produced() {
 #[test]
 fn finds_growth_ahead_of_the_reader() {
     found(Fault::GrowthUnasked);
+}
+
+#[test]
+fn finds_a_reader_that_has_stopped_and_reads_on() {
+    found(Fault::HoldReads);
 }

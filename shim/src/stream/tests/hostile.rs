@@ -117,7 +117,7 @@ fn play(acts: Vec<Act>) {
             Act::Lie(word, value) => port.store(word, value),
             Act::Stamp { taken, epoch, at } => {
                 port.store(Word::AtOffset, at);
-                port.store(Word::AtKind, epoch << 2 | if taken { 1 } else { 2 });
+                port.store(Word::AtKind, stamp(epoch, if taken { at::TAKEN } else { at::VOID }));
             }
             Act::Junk(bytes) => inward.queue.extend(bytes),
             Act::Record(record) => inward.queue.extend(record.encode()),

@@ -10,7 +10,7 @@ mod world;
 
 use std::collections::VecDeque;
 
-use super::words::{LocalPort, Place, Slots, Words};
+use super::words::{LocalPort, Place, Slots, Words, at, epoch_of, stamp, want};
 use super::{Reader, Source, Take, TcpPut, TcpReceive, TcpSend, TcpTake, WriterFacts};
 
 /// A round that fails leaks its threads; the rounds with planted faults do so on purpose. LeakSanitizer asks for this.

@@ -335,7 +335,7 @@ fn a_take_that_its_holder_did_not_live_to_note_is_taken_again() {
         pair.write_tcp(2);
         assert!(pair.reader.offer(&pair.shared.port(), 0));
         pair.shared.port().store(Word::AtOffset, 2);
-        pair.shared.port().store(Word::AtKind, 1 << 2 | 1);
+        pair.shared.port().store(Word::AtKind, stamp(1, at::TAKEN));
         if leaves {
             pair.reader.leave(&pair.shared.port());
         }
@@ -345,7 +345,7 @@ fn a_take_that_its_holder_did_not_live_to_note_is_taken_again() {
     }
     let mut pair = Pair::new();
     assert!(pair.reader.offer(&pair.shared.port(), 0));
-    pair.shared.port().store(Word::AtKind, 1 << 2 | 1);
+    pair.shared.port().store(Word::AtKind, stamp(1, at::TAKEN));
     pair.write_tcp(1); // past N
     assert_eq!(pair.consider(|_| {}), WriterEvent::None);
     assert_eq!(pair.writer.state(), WState::Broken);

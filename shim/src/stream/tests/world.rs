@@ -51,6 +51,8 @@ pub struct World {
     /// Stores and sends that the victim has left.
     fuse: Plain32,
     dead: AtomicBool,
+    /// The reader will hand its end to somebody without a switch.
+    pub hand_over: bool,
 }
 
 // SAFETY: the cells are the rings; their accesses are the protocol's business, and shuttle runs one thread at a time.
@@ -59,7 +61,7 @@ unsafe impl Sync for World {}
 unsafe impl Send for World {}
 
 impl World {
-    pub fn new(kill: Kill, fuse: u32) -> World {
+    pub fn new(kill: Kill, fuse: u32, hand_over: bool) -> World {
         World {
             words: (0..WORDS).map(|_| AtomicU64::new(0)).collect(),
             memory: (0..MEMORY).map(|_| UnsafeCell::new(0xee)).collect(),
@@ -70,6 +72,7 @@ impl World {
             kill,
             fuse: Plain32::new(fuse),
             dead: AtomicBool::new(false),
+            hand_over,
         }
     }
 
@@ -121,6 +124,10 @@ impl World {
     pub fn writers_view(&self) -> (u64, bool) {
         let wire = self.wire.lock().unwrap();
         (wire.kernel.sent, wire.reader_gone)
+    }
+
+    pub fn finished(&self) -> bool {
+        self.wire.lock().unwrap().kernel.fin
     }
 
     pub fn tcp_readable(&self) -> bool {
