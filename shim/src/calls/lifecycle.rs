@@ -80,6 +80,11 @@ fn forget(fd: RawFd) {
             if fd_table::replace(fd, entry, Entry::Plain)
                 && let Some(slot) = slot::at(index)
             {
+                if slot.has_others()
+                    && let Some(other) = other_number(slot, fd)
+                {
+                    epoll::number_closes(slot, fd, other);
+                }
                 let_go(slot, fd);
             }
         }
@@ -99,8 +104,7 @@ fn forget(fd: RawFd) {
 /// One descriptor of the slot goes; with the last one of the last holder the connection ends at this end.
 fn let_go(slot: SlotRef, fd: RawFd) {
     meet::examination::before_close(slot, fd);
-    let others = || (0..fd_table::ceiling()).find(|&n| n != fd && fd_table::socket(n) == Some(slot.index));
-    if !slot.drop_descriptor(fd, others) {
+    if !slot.drop_descriptor(fd, || other_number(slot, fd)) {
         return;
     }
     epoll::forget(slot);
@@ -108,6 +112,10 @@ fn let_go(slot: SlotRef, fd: RawFd) {
     if slot.no_holder() {
         end(slot, fd);
     }
+}
+
+fn other_number(slot: SlotRef, fd: RawFd) -> Option<RawFd> {
+    (0..fd_table::ceiling()).find(|&n| n != fd && fd_table::socket(n) == Some(slot.index))
 }
 
 fn end(slot: SlotRef, fd: RawFd) {

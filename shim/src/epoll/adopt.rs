@@ -16,6 +16,7 @@ use crate::switch::{self, Conn, ready};
 use crate::wake::Wake;
 
 /// An entry that was taken out of the kernel's set.
+#[derive(Clone, Copy)]
 pub struct Adopted {
     pub fd: RawFd,
     pub conn: Conn,
@@ -172,6 +173,24 @@ impl Set {
         inner.begin_watching(place);
     }
 
+    /// The entry goes on by another number of the same socket. One that has an entry of its own there keeps that alone.
+    pub fn renumber(&self, inner: &mut Guard<'_>, fd: RawFd, other: RawFd) {
+        let Some(old) = inner.entry(fd).map(|entry| *entry) else { return };
+        let Some(&place) = inner.place.get(&fd) else { return };
+        self.remove(inner, place);
+        if inner.place.contains_key(&other) || inner.native.contains_key(&other) {
+            return;
+        }
+        self.adopted.fetch_add(1, Ordering::SeqCst);
+        add_anchor(self.outer.load(Ordering::Acquire), other);
+        self.enlist(inner, &Conn { fd: other, ..old.conn }, other, (old.events, old.data), false);
+        if let Some(entry) = inner.adopted.last_mut() {
+            let (fd, conn, shared, due) = (entry.fd, entry.conn, entry.shared, entry.due);
+            *entry = Adopted { fd, conn, shared, due, kicked: false, kick_due: false, hint: true, ..old };
+        }
+        self.rouse();
+    }
+
     /// EPOLL_CTL_ADD of an entry that was adopted when it was taken out: the kernel need not be told again.
     pub fn come_back(&self, inner: &mut Guard<'_>, number: u32, slot: SlotRef, fd: RawFd, given: (u32, u64)) -> bool {
         const PLAIN: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLERR) as u32
@@ -182,8 +201,11 @@ impl Set {
         }
         let Some(conn) = Conn::of(slot, fd) else { return false };
         self.adopted.fetch_add(1, Ordering::SeqCst);
-        // Who sleeps in the kernel's own wait would not hear of it, and a set too many is for the kernel's way, too.
-        if self.in_kernel.load(Ordering::SeqCst) > 0 || !slot.enter_set(number, fd) {
+        // Who sleeps in the kernel's own wait would not hear of it, nor would another set that watches the connection.
+        let alone = self.in_kernel.load(Ordering::SeqCst) == 0
+            && slot.enter_set(number, fd)
+            && !slot.has(flag::REGISTERED_TWICE);
+        if !alone {
             self.adopted.fetch_sub(1, Ordering::SeqCst);
             return false;
         }

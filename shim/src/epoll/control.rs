@@ -95,6 +95,21 @@ fn nested(index: u32) {
     }
 }
 
+/// One of the socket's numbers is about to be closed, `other` stays. An entry made by it reports on (epoll(7), question 6): an
+/// adopted one by the other number, and the kernel's own stays what it is, for it can be reached no more.
+pub fn number_closes(slot: SlotRef, fd: RawFd, other: RawFd) {
+    for set in slot.sets().filter_map(at) {
+        let Some(mut inner) = set.lock() else { continue };
+        if inner.native.get(&fd).is_some_and(|entry| entry.slot == slot) {
+            inner.native.remove(&fd);
+            switch::give_up(slot, Reason::EpollUnseen);
+        } else if inner.entry(fd).is_some_and(|entry| entry.conn.slot == slot) {
+            set.renumber(&mut inner, fd, other);
+            slot.registered_by(other);
+        }
+    }
+}
+
 /// The socket's last descriptor in this process is about to be closed.
 pub fn forget(slot: SlotRef) {
     for (number, set) in slot.sets().filter_map(|number| Some((number, at(number)?))) {

@@ -329,6 +329,11 @@ impl SlotRef {
         DESCRIPTORS.get(self.index as usize).is_some_and(|d| d.load(Ordering::Relaxed) > 0)
     }
 
+    /// More than one descriptor of this process does.
+    pub fn has_others(&self) -> bool {
+        DESCRIPTORS.get(self.index as usize).is_some_and(|d| d.load(Ordering::Relaxed) > 1)
+    }
+
     /// One more descriptor of this process shows the slot (dup and its kin).
     pub fn add_descriptor(&self) {
         if let Some(count) = DESCRIPTORS.get(self.index as usize) {
@@ -357,6 +362,12 @@ impl SlotRef {
     /// The descriptor by which it was registered first.
     pub fn registered(&self) -> RawFd {
         REGISTERED.get(self.index as usize).map_or(-1, |r| r.load(Ordering::Relaxed))
+    }
+
+    pub fn registered_by(&self, fd: RawFd) {
+        if let Some(by) = REGISTERED.get(self.index as usize) {
+            by.store(fd, Ordering::Relaxed);
+        }
     }
 
     /// False when it is in too many others already.
