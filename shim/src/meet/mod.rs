@@ -29,7 +29,9 @@ use packet::Arrival;
 const CALLS: u32 = 3;
 /// Data calls after which a connection waits no longer for its other end.
 const ENOUGH: u32 = 2_000;
-/// And how long it waits at least.
+/// It looks once in so many calls from then on.
+const SELDOM: u32 = 64;
+/// And how long it waits at most for a policyd that has not read its meet.
 const ENOUGH_NS: u64 = 1_000_000_000;
 /// After policyd could not be reached, how long nobody tries again.
 const BACK_OFF_NS: u64 = 500_000_000;
@@ -63,16 +65,19 @@ fn count(slot: SlotRef, fd: RawFd) {
     match slot.stage() {
         Stage::Counting if config::attach() == Attach::Off => settle(slot, Reason::AttachOff),
         Stage::Counting if calls >= CALLS || config::attach() == Attach::Connect => ask(slot, fd, calls),
-        // Whoever has talked so long with nobody answering pays no more for it.
-        Stage::Meeting if calls >= ENOUGH && waited(slot) => settle(slot, Reason::PeerAbsent),
+        // Whoever has talked so long with nobody answering pays little for it, and soon nothing any more.
+        Stage::Meeting if calls >= ENOUGH && !calls.is_multiple_of(SELDOM) => {}
+        Stage::Meeting if calls >= ENOUGH && waited_enough(slot) => settle(slot, Reason::PeerAbsent),
         Stage::Meeting => probe(),
         _ => {}
     }
 }
 
-/// Long enough for a policyd that gets little of the processor.
-fn waited(slot: SlotRef) -> bool {
-    sys::tick_ns().saturating_sub(slot.asked_at.load(Ordering::Relaxed)) >= ENOUGH_NS
+/// policyd has heard of the connection by now, and knows no other end; or it gets so little of the processor that it will not.
+fn waited_enough(slot: SlotRef) -> bool {
+    let channel = CHANNEL.load(Ordering::Acquire);
+    packet::all_read(channel) && packet::is_quiet(channel)
+        || sys::tick_ns().saturating_sub(slot.asked_at.load(Ordering::Relaxed)) >= ENOUGH_NS
 }
 
 /// The connection is there: its row appears. False when it is not connected (yet).

@@ -87,6 +87,14 @@ pub fn is_quiet(socket: RawFd) -> bool {
     socket < 0 || unsafe { real::recv(socket, (&raw mut byte).cast(), 1, flags) } < 0 && sys::errno() == libc::EAGAIN
 }
 
+/// Whether the other end has read all that was sent.
+pub fn all_read(socket: RawFd) -> bool {
+    let mut unread: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ writes an int. The raw call: the descriptor is ours.
+    unsafe { real::raw!(libc::SYS_ioctl, socket, libc::TIOCOUTQ, &raw mut unread) };
+    unread == 0
+}
+
 /// Sleeps until something has come, or that long.
 pub fn wait(socket: RawFd, ns: u64) {
     let mut entry = libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 };
