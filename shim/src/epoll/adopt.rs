@@ -173,19 +173,23 @@ impl Set {
         inner.begin_watching(place);
     }
 
-    /// The entry goes on by another number of the same socket. One that has an entry of its own there keeps that alone.
+    /// The entry goes on by another number of the same socket, or, where that has an entry of its own, by one that nobody can name.
     pub fn renumber(&self, inner: &mut Guard<'_>, fd: RawFd, other: RawFd) {
         let Some(old) = inner.entry(fd).map(|entry| *entry) else { return };
         let Some(&place) = inner.place.get(&fd) else { return };
         self.remove(inner, place);
-        if inner.place.contains_key(&other) || inner.native.contains_key(&other) {
-            return;
-        }
+        let taken = inner.place.contains_key(&other) || inner.native.contains_key(&other);
+        let nameless = || (RawFd::MIN..-1).find(|key| !inner.place.contains_key(key));
+        let key = if taken { nameless() } else { Some(other) };
+        let Some(key) = key else { return };
         self.adopted.fetch_add(1, Ordering::SeqCst);
-        add_anchor(self.outer.load(Ordering::Acquire), other);
-        self.enlist(inner, &Conn { fd: other, ..old.conn }, other, (old.events, old.data), false);
+        if !taken {
+            add_anchor(self.outer.load(Ordering::Acquire), other);
+        }
+        self.enlist(inner, &old.conn, key, (old.events, old.data), false);
         if let Some(entry) = inner.adopted.last_mut() {
-            let (fd, conn, shared, due) = (entry.fd, entry.conn, entry.shared, entry.due);
+            let (fd, shared, due) = (entry.fd, entry.shared, entry.due);
+            let conn = Conn { fd: other, ..entry.conn };
             *entry = Adopted { fd, conn, shared, due, kicked: false, kick_due: false, hint: true, ..old };
         }
         self.rouse();
