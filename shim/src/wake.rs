@@ -49,7 +49,8 @@ impl Wake {
 
     #[cold]
     fn make() -> Option<Wake> {
-        if debug::fault(Fault::Wake) {
+        // Made by a child by vfork it would be the child's descriptor, noted in the parent's memory.
+        if debug::fault(Fault::Wake) || sys::is_vfork_child() {
             return None;
         }
         let family = family::get()?;
@@ -156,6 +157,9 @@ pub fn wake0() -> Option<RawFd> {
     let known = WAKE0.load(Ordering::Acquire);
     if known >= 0 {
         return Some(known);
+    }
+    if sys::is_vfork_child() {
+        return None;
     }
     let fresh = eventfd()?;
     match WAKE0.compare_exchange(-1, fresh, Ordering::AcqRel, Ordering::Acquire) {

@@ -22,6 +22,8 @@ pub struct Pair {
     pub instance: u64,
     pub index: u32,
     pub role: u8,
+    /// The process whose descriptors these are; its forked children have copies of those there were.
+    owner: AtomicU32,
     base: *mut u8,
     /// One bit a conn: the peer sets it in ours, we in the peer's.
     news: *const news::Bits,
@@ -107,6 +109,7 @@ fn build(instance: u64, id: u32, role: u8, parts: &Parts) -> Option<&'static Pai
     fresh.instance = instance;
     fresh.index = index;
     fresh.role = role;
+    fresh.owner = AtomicU32::new(sys::pid());
     fresh.base = base;
     let news = |role: u8| pair::news_offset(role & 1).map_or(std::ptr::null(), |at| base.wrapping_add(at).cast());
     (fresh.news, fresh.peer_news) = (news(role), news(role ^ 1));
@@ -256,11 +259,22 @@ impl Pair {
         let known = |entry: u64| (entry >> 32) as u32 == bind && entry as u32 != 0;
         let slot = self.peer_wakes.get(id as usize)?;
         let mut entry = slot.load(Ordering::Acquire);
-        if !known(entry) {
+        // A child would take away what is the parent's. One by vfork would note its own number of it in the parent's memory.
+        if !known(entry) && self.is_ours() {
             self.drain_channel();
             entry = slot.load(Ordering::Acquire);
         }
         known(entry).then(|| entry as u32 as RawFd - 1)
+    }
+
+    /// What the channel brings is for this process, or for nobody else any more.
+    fn is_ours(&self) -> bool {
+        let (owner, me) = (self.owner.load(Ordering::Relaxed), sys::pid());
+        let inherits = || {
+            !sys::process_alive(owner)
+                && self.owner.compare_exchange(owner, me, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        !sys::is_vfork_child() && (owner == me || inherits())
     }
 
     /// Makes the peer able to wake `id`; false when its descriptor could not be sent (the peer then rings wake 0, and
