@@ -170,11 +170,11 @@ impl Connections {
     pub fn release(&mut self, asker: Asker, id: u64) -> Result<Status, String> {
         let request = self.requests.get(&id).filter(|request| asker.sees.is_none_or(|uid| uid == request.uid));
         let request = request.ok_or_else(|| format!("there is no request {id} of yours"))?;
-        if let Some(interface) = request.interface {
+        if let Some(pair) = self.pair_of(request) {
             let until = Instant::now() + Duration::from_secs(self.settings.autobind.cache_seconds.into());
-            self.kept.insert((request.net.clone(), interface), until);
+            self.kept.insert(pair, until);
         }
-        let mut status = self.status(request);
+        let mut status = self.requests.get(&id).map(|request| self.status(request)).ok_or("it is over")?;
         self.end(id, "released");
         (status.state, status.reason) = (State::Disconnected, "released".to_owned());
         status.interface = None;
@@ -196,7 +196,8 @@ impl Connections {
             return Err(self.blocked(&net, super::request::Blocked::NoInterface));
         };
         let until = Instant::now() + Duration::from_secs(2);
-        let kept = self.kept.entry((net, interface)).or_insert(until);
+        let pair = self.pair(&net, interface, asker.uid);
+        let kept = self.kept.entry(pair).or_insert(until);
         *kept = until.max(*kept);
         self.work.notify_one();
         Ok(self.interface_name(interface))
@@ -241,7 +242,7 @@ impl Connections {
 
     pub(super) fn status(&self, request: &Request) -> Status {
         let now = Instant::now();
-        let compiled = request.interface.and_then(|interface| self.compiled.get(&(request.net.clone(), interface)));
+        let compiled = self.pair_of(request).and_then(|pair| self.compiled.get(&pair));
         Status {
             id: request.id,
             pid: request.owner.pid,
@@ -425,16 +426,23 @@ impl Connections {
         if let Net::Network(name) = &plan.net {
             explanation.network = Some(name.clone());
         }
-        let Some(interface) = plan.interface else {
+        let Some(pair) = plan.pair() else {
             let then = if plan.down { "connecting fails with ENETDOWN" } else { "sockets stay unbound" };
             let why = self.blocked(&plan.net, super::request::Blocked::NoInterface);
             explanation.notes.push(format!("it has no interface now, so {then}: {why}"));
             return explanation;
         };
-        explanation.interface = Some(self.interface_name(interface));
-        let by = if self.steered.contains(&interface) { "rules" } else { "device" };
-        explanation.by = Some(by.to_owned());
-        if let Some((_, compiled)) = self.compiled.get(&(plan.net.clone(), interface)) {
+        explanation.interface = Some(self.interface_name(pair.interface));
+        let steered = self.steered.contains(&pair.interface);
+        explanation.by = Some(if steered { "rules" } else { "device" }.to_owned());
+        if let Some((_, compiled)) = self.compiled.get(&pair) {
+            if steered && !compiled.by_source {
+                explanation.by = Some("device".to_owned());
+                explanation.notes.push(
+                    "a rule that comes before policyd's (autobind.rule_priority) leads elsewhere, so the device is named"
+                        .to_owned(),
+                );
+            }
             explanation.sources = compiled.sources().collect();
             let v4 = compiled.v4.iter().map(|range| format!("{}-{}", range.first, range.last));
             let v6 = compiled.v6.iter().map(|range| format!("{}-{}", range.first, range.last));

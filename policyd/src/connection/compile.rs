@@ -1,13 +1,16 @@
 //! From the kernel's routes to the destinations that an interface serves, and with which source address.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use tandem_protocol::assignment::{MAX_RANGES, MAX_SOURCES, Range};
 
-use super::netlink::Kernel;
+use super::netlink::{Kernel, Question};
 use super::ranges::{Ranges, address};
-use super::view::{LOCAL_TABLE, Route, View};
+use super::rules::{Met, Rule};
+use super::settings::Autobind;
+use super::view::{LOCAL_TABLE, Link, Route, View};
 
 /// Destinations and sources of one interface, as a table has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +19,10 @@ pub struct Compiled {
     pub v6_sources: Vec<Ipv6Addr>,
     pub v4: Vec<Range<Ipv4Addr>>,
     pub v6: Vec<Range<Ipv6Addr>>,
+    /// The source address alone chooses the way to all of them.
+    pub by_source: bool,
+    /// To some of them only a socket that has the source address finds the way by the interface.
+    pub needs_source: bool,
 }
 
 /// Tables of the kernel that are no administrator's.
@@ -42,31 +49,53 @@ impl Compiled {
     }
 }
 
-/// What this interface serves, within `destinations` (none: everything). `own` tells policyd's own tables.
-pub async fn compile(
-    kernel: &Kernel,
-    view: &View,
-    interface: u32,
-    destinations: &[IpNet],
-    own: impl Fn(u32) -> bool,
-) -> Compiled {
-    let mut compiled = Compiled::default();
+/// For whom, and with what.
+pub struct Task<'a> {
+    pub kernel: &'a Kernel,
+    pub view: &'a View,
+    pub interface: u32,
+    /// Within these; none: everything.
+    pub destinations: &'a [IpNet],
+    /// The first of a class of users (`View::user_class`).
+    pub user: u32,
+    /// The interface has rules and a table of ours.
+    pub steered: bool,
+    pub settings: &'a Autobind,
+}
+
+/// What an interface serves.
+pub async fn compile(task: &Task<'_>) -> Compiled {
+    let view = task.view;
+    let mut compiled = Compiled { by_source: task.steered, ..Compiled::default() };
+    let Some(link) = view.links.get(&task.interface) else { return compiled };
     for v6 in [false, true] {
-        let mut served = served(view, interface, v6, &own);
-        restrict(&mut served, destinations, v6);
+        let usable: Vec<IpAddr> = view.sources(task.interface).filter(|source| source.is_ipv6() == v6).collect();
+        let met = met(task, link, &usable, v6);
+        // A rule that nobody can foresee may come before ours.
+        let priority = task.settings.rule_priority.0;
+        compiled.by_source &= !met.iter().any(|(rule, met)| *met == Met::Perhaps && rule.priority <= priority);
+        let mut served = served(task, &met, v6);
+        restrict(&mut served, task.destinations, v6);
+        let bounds = bounds(view, &met, v6);
+        bounds.iter().for_each(|bound| served.cut(bound));
         let mut sources: Vec<IpAddr> = Vec::new();
-        let mut by_route = std::collections::HashMap::new();
-        // One question a route, at the first of its destinations that are left.
+        let mut answers = HashMap::new();
+        // One question a route and part of it that rules tell apart, at the first of its destinations that are left.
         for (first, _, route) in served.iter() {
-            if by_route.contains_key(&route) || by_route.len() >= MAX_RANGES {
+            let part = (route, part(&bounds, first, v6));
+            if answers.contains_key(&part) || answers.len() >= MAX_RANGES {
                 continue;
             }
-            let to = address(first, v6);
-            let source = source(kernel, view, interface, view.routes.get(route), to).await;
-            let known = source.and_then(|source| index_of(&mut sources, source));
-            by_route.insert(route, known);
+            let source = source(task, &usable, view.routes.get(route), address(first, v6)).await;
+            let known = source.and_then(|found| {
+                let known = index_of(&mut sources, found.address)?;
+                compiled.by_source &= found.by_source;
+                compiled.needs_source |= found.needed;
+                Some(known)
+            });
+            answers.insert(part, known);
         }
-        let ranges = served.renamed(|route| by_route.get(&route).copied().flatten());
+        let ranges = served.renamed(|first, route| answers.get(&(route, part(&bounds, first, v6))).copied().flatten());
         compiled.take(v6, &sources, &ranges);
     }
     compiled
@@ -82,7 +111,7 @@ pub fn everything(view: &View, destinations: &[IpNet]) -> Compiled {
         restrict(&mut all, destinations, v6);
         // No socket is ever bound to it: the table says that the interface is gone.
         let nowhere = address(0, v6);
-        compiled.take(v6, &[nowhere], &all.renamed(Some));
+        compiled.take(v6, &[nowhere], &all.renamed(|_, owner| Some(owner)));
     }
     compiled
 }
@@ -107,37 +136,91 @@ impl Compiled {
     }
 }
 
+/// The rules of a family that a socket of the task's may meet, in the kernel's order.
+fn met<'a>(task: &Task<'a>, link: &Link, usable: &[IpAddr], v6: bool) -> Vec<(&'a Rule, Met)> {
+    let rules = task.view.rules.iter().filter(|rule| rule.v6 == v6);
+    let met = rules.map(|rule| (rule, rule.met(usable, link, task.user)));
+    met.filter(|(_, met)| *met != Met::Never).collect()
+}
+
+/// A look into a table.
+struct Lookup {
+    table: u32,
+    to: Option<IpNet>,
+    longer_than: Option<u8>,
+}
+
+fn lookups(task: &Task, met: &[(&Rule, Met)]) -> Vec<Lookup> {
+    let always = |table| Lookup { table, to: None, longer_than: None };
+    let mut lookups = vec![always(MAIN), always(DEFAULT)];
+    let named = met.iter().filter(|(rule, met)| {
+        let own = task.settings.owns_table(rule.table);
+        rule.lookup && rule.table != LOCAL_TABLE && !own && *met != Met::Perhaps
+    });
+    lookups.extend(named.map(|(rule, met)| Lookup {
+        table: rule.table,
+        to: if let Met::To(net, true) = met { Some(*net) } else { None },
+        longer_than: rule.longer_than,
+    }));
+    lookups
+}
+
+impl Lookup {
+    /// What of a route it finds.
+    fn finds(&self, route: &Route) -> Option<IpNet> {
+        let counts = route.table == self.table && self.longer_than.is_none_or(|least| route.net.prefix_len() > least);
+        match self.to.filter(|_| counts) {
+            None => counts.then_some(route.net),
+            Some(to) if to.contains(&route.net) => Some(route.net),
+            Some(to) => route.net.contains(&to).then_some(to),
+        }
+    }
+}
+
 /// Routes by this interface, less what another one has a more specific route to. Owners are indices into the view's routes.
-fn served(view: &View, interface: u32, v6: bool, own: impl Fn(u32) -> bool) -> Ranges {
-    let tables = tables(view, interface, v6);
-    let looked_at = |route: &&(usize, &Route)| {
-        let (_, route) = **route;
-        route.net.addr().is_ipv6() == v6 && tables.contains(&route.table) && !own(route.table)
-    };
-    let all: Vec<(usize, &Route)> = view.routes.iter().enumerate().collect();
-    let mut routes: Vec<_> = all.iter().filter(looked_at).copied().collect();
-    let ours = |route: &Route| route.unicast && route.legs.contains(&interface);
-    // Of two routes to one prefix ours is taken: that is what an assignment is. Of two of ours the lower metric.
-    routes.sort_by_key(|(_, route)| (route.net.prefix_len(), ours(route), std::cmp::Reverse(route.metric)));
+fn served(task: &Task, met: &[(&Rule, Met)], v6: bool) -> Ranges {
+    let view = task.view;
+    let lookups = lookups(task, met);
+    let of_family = view.routes.iter().enumerate().filter(|(_, route)| route.net.addr().is_ipv6() == v6);
+    let mut found: Vec<(IpNet, usize, &Route)> = of_family
+        .flat_map(|(index, route)| lookups.iter().filter_map(move |lookup| Some((lookup.finds(route)?, index, route))))
+        .collect();
+    let ours = |route: &Route| route.unicast && route.legs.contains(&task.interface);
+    // Of two routes to one prefix ours is taken: that is what an assignment is. Of two of ours the more specific one, then
+    // the lower metric.
+    found.sort_by_key(|(net, _, route)| (rank(net), ours(route), net.prefix_len(), std::cmp::Reverse(route.metric)));
     let mut ranges = Ranges::default();
-    for (index, route) in routes {
-        ranges.paint_net(&route.net, ours(route).then_some(index));
+    for (net, index, route) in found {
+        ranges.paint_net(&net, ours(route).then_some(index));
     }
     exclude(&mut ranges, view, v6);
     ranges
 }
 
-/// Tables that a socket with one of this interface's addresses is looked up in.
-fn tables(view: &View, interface: u32, v6: bool) -> Vec<u32> {
-    let mut tables = vec![MAIN, DEFAULT];
-    let sources: Vec<IpAddr> = view.sources(interface).collect();
-    for rule in view.rules.iter().filter(|rule| rule.v6 == v6 && rule.lookup && !rule.selective) {
-        let applies = rule.source.is_none_or(|net| sources.iter().any(|source| net.contains(source)));
-        if applies && rule.table != LOCAL_TABLE && !tables.contains(&rule.table) {
-            tables.push(rule.table);
-        }
-    }
-    tables
+/// How specific a prefix is. Parts of the address space so large are a default route in pieces, as VPNs make them to win
+/// over the one that is there.
+fn rank(net: &IpNet) -> u8 {
+    if is_vast(net) { 0 } else { net.prefix_len() }
+}
+
+fn is_vast(net: &IpNet) -> bool {
+    net.prefix_len() <= if net.addr().is_ipv6() { 4 } else { 1 }
+}
+
+/// Where the answer for one route may change: at the destinations of rules, and at the pieces of default routes.
+fn bounds(view: &View, met: &[(&Rule, Met)], v6: bool) -> Vec<IpNet> {
+    let of_rules = met.iter().filter_map(|(_, met)| if let Met::To(net, _) = met { Some(*net) } else { None });
+    let pieces = view.routes.iter().map(|route| route.net).filter(|net| net.prefix_len() > 0 && is_vast(net));
+    let mut bounds: Vec<IpNet> = of_rules.chain(pieces).filter(|net| net.addr().is_ipv6() == v6).collect();
+    bounds.sort();
+    bounds.dedup();
+    bounds
+}
+
+/// Which of the bounded prefixes an address is in.
+fn part(bounds: &[IpNet], first: u128, v6: bool) -> Vec<bool> {
+    let address = address(first, v6);
+    bounds.iter().map(|bound| bound.contains(&address)).collect()
 }
 
 /// This host's own addresses, broadcast, multicast, link-local.
@@ -161,19 +244,41 @@ fn restrict(ranges: &mut Ranges, destinations: &[IpNet], v6: bool) {
     }
 }
 
-/// The source address for a route, if the kernel agrees that the route serves: `None` where another rule is in the way.
-async fn source(kernel: &Kernel, view: &View, interface: u32, route: Option<&Route>, to: IpAddr) -> Option<IpAddr> {
-    let usable: Vec<IpAddr> = view.sources(interface).filter(|source| source.is_ipv6() == to.is_ipv6()).collect();
-    kernel.way(to, interface, None, true).await?;
-    let preferred = route.and_then(|route| route.source);
-    let source = match preferred.filter(|source| usable.contains(source)) {
+/// A source address, and what it means to the kernel.
+struct Source {
+    address: IpAddr,
+    /// Alone, without the interface, it leads there.
+    by_source: bool,
+    /// The interface alone doesn't.
+    needed: bool,
+}
+
+/// The source address for a route, if the kernel agrees that a socket with it that is bound to the interface leaves by it.
+/// `None`: another rule is in the way.
+async fn source(task: &Task<'_>, usable: &[IpAddr], route: Option<&Route>, to: IpAddr) -> Option<Source> {
+    let Task { kernel, interface, user, .. } = *task;
+    let leads = async |question: Question| {
+        let way = kernel.way(Question { matched: true, ..question }).await;
+        way.is_some_and(|way| way.legs.contains(&interface))
+    };
+    let bound = Question { to, by: Some(interface), from: None, user, matched: false };
+    let needed = !leads(bound).await;
+    let preferred = route.and_then(|route| route.source).filter(|source| usable.contains(source));
+    let address = match preferred {
         Some(source) => source,
         None => {
-            let chosen = kernel.way(to, interface, None, false).await?.source;
+            let chosen = kernel.way(bound).await.and_then(|way| way.source);
             chosen.filter(|source| usable.contains(source)).or(usable.first().copied())?
         }
     };
-    kernel.way(to, interface, Some(source), true).await.map(|_| source)
+    let bound = Question { from: Some(address), ..bound };
+    // IPv6 takes the interface of a question that has a source for a wish; of a socket that is bound to it for an order.
+    let settled = to.is_ipv6() && !needed;
+    if !settled && !leads(bound).await {
+        return None;
+    }
+    let by_source = task.steered && leads(Question { by: None, ..bound }).await;
+    Some(Source { address, by_source, needed })
 }
 
 fn index_of(sources: &mut Vec<IpAddr>, source: IpAddr) -> Option<usize> {

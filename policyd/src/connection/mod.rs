@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `settings.rs` | networks, interfaces and static rules of the configuration |
 //! | `view.rs`, `netlink.rs` | what the kernel says, and its notices of changes |
+//! | `rules.rs` | which of the kernel's rules a socket meets |
 //! | `ranges.rs`, `compile.rs` | from routes to the destinations that an interface serves |
 //! | `steering.rs` | our own rules and tables |
 //! | `process.rs` | who a process is, its ancestors, what static rules ask |
@@ -30,6 +31,7 @@ mod plan;
 pub mod process;
 mod ranges;
 pub mod request;
+mod rules;
 mod saved;
 pub mod settings;
 mod steering;
@@ -73,9 +75,9 @@ pub struct Connections {
     view_number: u64,
     /// Interfaces with rules and tables of ours in force.
     steered: HashSet<u32>,
-    compiled: HashMap<(Net, u32), (u64, Compiled)>,
-    /// What was served last by a network whose interfaces have gone.
-    last: HashMap<Net, (u32, Compiled)>,
+    compiled: HashMap<Pair, (u64, Compiled)>,
+    /// What was served last by a network whose interfaces have gone, by class of users.
+    last: HashMap<(Net, u32), (u32, Compiled)>,
     /// Boxed: thousands of processes, and a map has room for twice as many.
     members: HashMap<ClientId, Box<Member>>,
     requests: BTreeMap<u64, Request>,
@@ -85,7 +87,7 @@ pub struct Connections {
     watchers: HashMap<u64, tokio::task::AbortHandle>,
     next_request: u64,
     /// Released, or about to be used: kept ready until then.
-    kept: HashMap<(Net, u32), Instant>,
+    kept: HashMap<Pair, Instant>,
     arenas: Arenas<Plan>,
     events: broadcast::Sender<(u32, Status)>,
     /// Something for the worker to do.
@@ -94,6 +96,15 @@ pub struct Connections {
     doomed: Vec<Doomed>,
     saved: PathBuf,
     unsaved: bool,
+}
+
+/// What is compiled by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Pair {
+    net: Net,
+    interface: u32,
+    /// The first of the users that no rule of the kernel's tells apart: 0 where there are no rules by user.
+    user: u32,
 }
 
 /// A process that has asked for its assignment.
@@ -262,8 +273,13 @@ impl Connections {
         self.policy(net).is_some_and(|policy| uid == 0 || policy.users.is_empty() || policy.users.contains(&uid))
     }
 
+    /// By this interface, for this user.
+    fn pair(&self, net: &Net, interface: u32, uid: u32) -> Pair {
+        Pair { net: net.clone(), interface, user: self.view.user_class(uid) }
+    }
+
     /// Interfaces of ours that should have rules and tables.
-    fn wanted_steering(&self, pairs: &BTreeSet<(Net, u32)>) -> BTreeSet<u32> {
-        if self.steers { pairs.iter().map(|(_, interface)| *interface).collect() } else { BTreeSet::new() }
+    fn wanted_steering(&self, pairs: &BTreeSet<Pair>) -> BTreeSet<u32> {
+        if self.steers { pairs.iter().map(|pair| pair.interface).collect() } else { BTreeSet::new() }
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt};
-use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use netlink_packet_route::rule::RuleMessage;
@@ -17,7 +16,8 @@ use rtnetlink::{Handle, IpVersion, MulticastGroup};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
-use super::view::{Address, Link, Route, Rule, View, ip};
+use super::rules::Rule;
+use super::view::{Address, Link, Route, View, ip};
 
 const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Link,
@@ -39,11 +39,25 @@ pub struct Kernel {
     handle: Handle,
 }
 
-/// How a destination is routed by an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A question where packets go.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    pub to: IpAddr,
+    /// By this interface, as for a socket that is bound to it.
+    pub by: Option<u32>,
+    pub from: Option<IpAddr>,
+    pub user: u32,
+    /// The kernel says which route that is and does not guess that anything is on-link; else, which source address it
+    /// would take.
+    pub matched: bool,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
     pub source: Option<IpAddr>,
-    pub net: Option<IpNet>,
+    /// Interfaces that the route leaves by.
+    pub legs: Vec<u32>,
 }
 
 impl Kernel {
@@ -84,21 +98,22 @@ impl Kernel {
         Ok(view)
     }
 
-    /// The route that leads there by this interface. With `matched` the kernel says which route that is and does not guess
-    /// that anything is on-link; without, which source address it would take.
-    pub async fn way(&self, to: IpAddr, interface: u32, from: Option<IpAddr>, matched: bool) -> Option<Way> {
-        let mut question = RouteMessage::default();
-        let header = &mut question.header;
+    /// `None`: nowhere, or not to a host elsewhere.
+    pub async fn way(&self, question: Question) -> Option<Way> {
+        let to = question.to;
+        let mut message = RouteMessage::default();
+        let header = &mut message.header;
         header.address_family = if to.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
         header.destination_prefix_length = if to.is_ipv6() { 128 } else { 32 };
-        header.flags = if matched { RouteFlags::FibMatch } else { RouteFlags::empty() };
-        question.attributes.push(RouteAttribute::Destination(to.into()));
-        question.attributes.push(RouteAttribute::Oif(interface));
-        if let Some(from) = from {
-            question.header.source_prefix_length = question.header.destination_prefix_length;
-            question.attributes.push(RouteAttribute::Source(from.into()));
+        header.flags = if question.matched { RouteFlags::FibMatch } else { RouteFlags::empty() };
+        if let Some(from) = question.from {
+            header.source_prefix_length = header.destination_prefix_length;
+            message.attributes.push(RouteAttribute::Source(from.into()));
         }
-        let mut answers = Box::pin(self.handle.route().get(question).execute());
+        message.attributes.push(RouteAttribute::Destination(to.into()));
+        message.attributes.push(RouteAttribute::Uid(question.user));
+        message.attributes.extend(question.by.map(RouteAttribute::Oif));
+        let mut answers = Box::pin(self.handle.route().get(message).execute());
         let answer = answers.next().await?.ok()?;
         if answer.header.kind != RouteType::Unicast {
             return None;
@@ -107,7 +122,7 @@ impl Kernel {
             RouteAttribute::PrefSource(address) => ip(address),
             _ => None,
         });
-        Some(Way { source, net: Route::read(answer).map(|route| route.net) })
+        Some(Way { source, legs: Route::read(answer).map(|route| route.legs).unwrap_or_default() })
     }
 
     pub async fn add_route(&self, route: RouteMessage) -> Result<(), rtnetlink::Error> {

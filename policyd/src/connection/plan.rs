@@ -9,7 +9,7 @@ use super::compile::Compiled;
 use super::destroy::Doomed;
 use super::request::{Blocked, Claim, Net, Request, State, allocate};
 use super::settings::{Existing, WhenGone};
-use super::{Connections, Policy, Source};
+use super::{Connections, Pair, Policy, Source};
 use crate::broker::ClientId;
 use crate::connection::process::{Identity, Process, is_below};
 use crate::registry::FamilyId;
@@ -22,11 +22,22 @@ pub struct Plan {
     pub interface: Option<u32>,
     /// Without an interface: connecting fails.
     pub down: bool,
+    /// As in `Pair`.
+    pub user: u32,
 }
 
 impl Plan {
-    pub fn is_ready(&self, compiled: &HashMap<(Net, u32), (u64, Compiled)>) -> bool {
-        self.interface.is_none_or(|interface| compiled.contains_key(&(self.net.clone(), interface)))
+    pub(super) fn is_ready(&self, compiled: &HashMap<Pair, (u64, Compiled)>) -> bool {
+        self.pair().is_none_or(|pair| compiled.contains_key(&pair))
+    }
+
+    /// `None`: without an interface.
+    pub(super) fn pair(&self) -> Option<Pair> {
+        Some(Pair { net: self.net.clone(), interface: self.interface?, user: self.user })
+    }
+
+    fn last(&self) -> (Net, u32) {
+        (self.net.clone(), self.user)
     }
 }
 
@@ -138,13 +149,17 @@ impl Connections {
         }
     }
 
-    /// The pairs of network and interface that must be compiled.
-    pub(super) fn needed(&self) -> BTreeSet<(Net, u32)> {
-        let of_members = self.members.values().filter_map(|member| member.plan.as_ref());
-        let of_members = of_members.filter_map(|plan| Some((plan.net.clone(), plan.interface?)));
-        let of_requests = self.requests.values().filter_map(|request| Some((request.net.clone(), request.interface?)));
-        let kept = self.kept.keys().filter(|(_, interface)| self.view.is_usable(*interface)).cloned();
+    /// What must be compiled.
+    pub(super) fn needed(&self) -> BTreeSet<Pair> {
+        let of_members = self.members.values().filter_map(|member| member.plan.as_ref()?.pair());
+        let of_requests = self.requests.values().filter_map(|request| self.pair_of(request));
+        let kept = self.kept.keys().filter(|pair| self.view.is_usable(pair.interface)).cloned();
         of_members.chain(of_requests).chain(kept).collect()
+    }
+
+    /// `None`: it has no interface.
+    pub(super) fn pair_of(&self, request: &Request) -> Option<Pair> {
+        Some(self.pair(&request.net, request.interface?, request.uid))
     }
 
     pub(super) fn settle_member(&mut self, client: ClientId) {
@@ -170,14 +185,14 @@ impl Connections {
     /// What a process had by an interface that has gone is ended, if policy says so.
     fn doom(&mut self, client: ClientId) {
         let Some(member) = self.members.get(&client) else { return };
-        let Some(Plan { net, interface: Some(interface), .. }) = &member.plan else { return };
-        let fails = self.policy(net).is_some_and(|policy| policy.existing == Existing::Failed);
-        if !fails || self.view.is_usable(*interface) {
+        let Some((plan, pair)) = member.plan.as_ref().and_then(|plan| Some((plan, plan.pair()?))) else { return };
+        let fails = self.policy(&pair.net).is_some_and(|policy| policy.existing == Existing::Failed);
+        if !fails || self.view.is_usable(pair.interface) {
             return;
         }
         // It may have gone while it was compiled the last time: then that has nothing, and what was before has it.
-        let now = self.compiled.get(&(net.clone(), *interface)).map(|(_, compiled)| compiled);
-        let before = self.last.get(net).filter(|(of, _)| of == interface).map(|(_, compiled)| compiled);
+        let now = self.compiled.get(&pair).map(|(_, compiled)| compiled);
+        let before = self.last.get(&plan.last()).filter(|(of, _)| *of == pair.interface).map(|(_, compiled)| compiled);
         let sources = now.into_iter().chain(before).flat_map(Compiled::sources).collect();
         let doomed = Doomed { pid: member.process.identity.pid, sources };
         self.doomed.push(doomed);
@@ -226,12 +241,12 @@ impl Connections {
 
     pub(super) fn with_content<T>(&self, plan: &Plan, run: impl FnOnce(Option<&Content>) -> T) -> T {
         let Some(policy) = self.policy(&plan.net) else { return run(None) };
-        let (index, compiled) = match plan.interface {
-            Some(interface) => match self.compiled.get(&(plan.net.clone(), interface)) {
-                Some((_, compiled)) => (interface, compiled),
+        let (index, compiled) = match plan.pair() {
+            Some(pair) => match self.compiled.get(&pair) {
+                Some((_, compiled)) => (pair.interface, compiled),
                 None => return run(None),
             },
-            None => match self.last.get(&plan.net) {
+            None => match self.last.get(&plan.last()) {
                 Some((interface, compiled)) => (*interface, compiled),
                 // Never served anything: there is nothing to say but that it must not be left by another way.
                 None if plan.down => {
@@ -253,7 +268,8 @@ impl Connections {
                 (None, false) => assignment::State::GoneUnbound,
             },
             mode: policy.mode,
-            by_source: self.steered.contains(&index),
+            by_source: compiled.by_source && self.steered.contains(&index),
+            needs_source: compiled.needs_source,
             port_bind: policy.port_bind,
             interface_index: index,
             interface: InterfaceName::new(name.as_bytes()).unwrap_or_default(),
@@ -272,11 +288,7 @@ impl Connections {
         if let Some((request, inherited)) = self.request_of(process, kin) {
             let down = request.spec.required || self.goes_down(&request.net);
             let source = Source::Request { id: request.id, inherited };
-            let interface = request.interface;
-            if interface.is_none() && !down && !self.last.contains_key(&request.net) {
-                return (source, None);
-            }
-            return (source, Some(Plan { net: request.net.clone(), interface, down }));
+            return (source, self.plan(&request.net, request.interface, down, process));
         }
         if let Some(net) = wish {
             return (Source::Environment(net.clone()), self.default_plan(net, process));
@@ -319,11 +331,14 @@ impl Connections {
         };
         let usable = policy.interfaces.iter().filter_map(|name| self.usable(name));
         let interface = usable.into_iter().find(|&interface| !held(interface));
-        let down = policy.when_gone == WhenGone::Enetdown;
-        if interface.is_none() && !down && !self.last.contains_key(net) {
-            return None;
-        }
-        Some(Plan { net: net.clone(), interface, down })
+        self.plan(net, interface, policy.when_gone == WhenGone::Enetdown, process)
+    }
+
+    /// `None`: there is nothing to say about any destination.
+    fn plan(&self, net: &Net, interface: Option<u32>, down: bool, process: &Process) -> Option<Plan> {
+        let user = self.view.user_class(process.facts.effective_uid);
+        let plan = Plan { net: net.clone(), interface, down, user };
+        (interface.is_some() || down || self.last.contains_key(&plan.last())).then_some(plan)
     }
 
     fn goes_down(&self, net: &Net) -> bool {

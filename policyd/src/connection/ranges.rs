@@ -42,14 +42,21 @@ impl Ranges {
         }
     }
 
+    /// No range lies across a bound of this prefix.
+    pub fn cut(&mut self, net: &IpNet) {
+        let (first, last) = bounds(net);
+        self.split(first);
+        if let Some(next) = last.checked_add(1) {
+            self.split(next);
+        }
+    }
+
     /// What also lies in one of `within`, which are disjoint.
     pub fn intersect(&mut self, within: &[IpNet]) {
         let mut kept = BTreeMap::new();
-        for (first, last) in within.iter().map(bounds) {
-            self.split(first);
-            if let Some(next) = last.checked_add(1) {
-                self.split(next);
-            }
+        for net in within {
+            let (first, last) = bounds(net);
+            self.cut(net);
             kept.extend(self.spans.range(first..=last).map(|(&start, &span)| (start, span)));
         }
         self.spans = kept;
@@ -59,11 +66,12 @@ impl Ranges {
         self.spans.iter().map(|(&first, &(last, owner))| (first, last, owner))
     }
 
-    /// By another name for each owner (`None`: drop it), neighbours of one owner joined.
-    pub fn renamed(&self, name: impl Fn(usize) -> Option<usize>) -> Vec<(u128, u128, usize)> {
+    /// By another owner for each range, told by its first address and its owner (`None`: drop it); neighbours of one owner
+    /// are joined.
+    pub fn renamed(&self, name: impl Fn(u128, usize) -> Option<usize>) -> Vec<(u128, u128, usize)> {
         let mut joined: Vec<(u128, u128, usize)> = Vec::new();
         for (first, last, owner) in self.iter() {
-            let Some(owner) = name(owner) else { continue };
+            let Some(owner) = name(first, owner) else { continue };
             match joined.last_mut() {
                 Some((_, end, same)) if *same == owner && end.checked_add(1) == Some(first) => *end = last,
                 _ => joined.push((first, last, owner)),
@@ -97,6 +105,18 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_range_has_two_owners_where_they_differ() {
+        let mut ranges = Ranges::default();
+        ranges.paint_net(&"10.0.0.0/8".parse().unwrap(), Some(1));
+        ranges.cut(&"10.64.0.0/16".parse().unwrap());
+        let [first, last] = ["10.64.0.0", "10.64.255.255"].map(|ip| number(ip.parse().unwrap()));
+        assert_eq!(ranges.iter().count(), 3);
+        let within = |at: u128| (first..=last).contains(&at);
+        assert_eq!(ranges.renamed(|at, _| within(at).then_some(7)), [(first, last, 7)]);
+        assert_eq!(ranges.renamed(|_, owner| Some(owner)).len(), 1);
+    }
+
+    #[test]
     fn the_last_painter_has_it() {
         let mut ranges = Ranges::default();
         ranges.paint(0, 99, Some(1));
@@ -118,7 +138,7 @@ mod tests {
         ranges.paint(0, 9, Some(1));
         ranges.paint(10, 19, Some(2));
         ranges.paint(20, 29, Some(3));
-        assert_eq!(ranges.renamed(|owner| (owner != 3).then_some(0)), [(0, 19, 0)]);
+        assert_eq!(ranges.renamed(|_, owner| (owner != 3).then_some(0)), [(0, 19, 0)]);
         let mut ranges = Ranges::default();
         ranges.paint_net(&"0.0.0.0/0".parse().unwrap(), Some(1));
         ranges.intersect(&["10.0.0.0/8".parse().unwrap(), "192.168.0.0/16".parse().unwrap()]);

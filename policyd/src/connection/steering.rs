@@ -16,8 +16,9 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use tracing::{info, warn};
 
 use super::netlink::Kernel;
+use super::rules::Rule;
 use super::settings::Autobind;
-use super::view::{LOCAL_TABLE, Route, Rule, View};
+use super::view::{LOCAL_TABLE, Route, View};
 
 pub struct Steering {
     /// What an administrator should know is said once.
@@ -121,9 +122,7 @@ impl Steering {
         for &interface in ready.iter() {
             let Some(table) = settings.table_of(interface) else { continue };
             for source in view.sources(interface) {
-                let known = there.iter().position(|rule| {
-                    rule.table == table && rule.source.is_some_and(|net| net == source.into()) && !rule.selective
-                });
+                let known = there.iter().position(|rule| rule.table == table && rule.is_from(source));
                 if let Some(at) = known {
                     there.swap_remove(at);
                     continue;

@@ -1,4 +1,4 @@
-//! What the kernel says of interfaces, addresses, routes and rules, at one moment.
+//! What the kernel says of interfaces, addresses and routes (and rules: `rules.rs`), at one moment.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,8 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+
+use super::rules::Rule;
 
 pub const LOCAL_TABLE: u32 = 255;
 
@@ -51,19 +52,6 @@ pub struct Route {
     /// for the link to say, which knows it earlier.
     pub legs: Vec<u32>,
     pub message: RouteMessage,
-}
-
-#[derive(Clone, Debug)]
-pub struct Rule {
-    pub v6: bool,
-    pub priority: u32,
-    pub table: u32,
-    pub protocol: u8,
-    pub source: Option<IpNet>,
-    /// By something that a list of prefixes can't hold: a mark, a user, ports, an interface.
-    pub selective: bool,
-    pub lookup: bool,
-    pub message: RuleMessage,
 }
 
 impl View {
@@ -161,40 +149,6 @@ impl Route {
             legs,
             message,
         })
-    }
-}
-
-impl Rule {
-    pub fn read(message: RuleMessage) -> Option<Self> {
-        let header = &message.header;
-        let v6 = match header.family {
-            AddressFamily::Inet => false,
-            AddressFamily::Inet6 => true,
-            _ => return None,
-        };
-        let mut rule = Self {
-            v6,
-            priority: 0,
-            table: header.table.into(),
-            protocol: 0,
-            source: None,
-            selective: header.tos != 0 || header.dst_len != 0 || header.flags.contains(RuleFlags::Invert),
-            lookup: header.action == RuleAction::ToTable,
-            message: RuleMessage::default(),
-        };
-        for attribute in &message.attributes {
-            match attribute {
-                RuleAttribute::Priority(number) => rule.priority = *number,
-                RuleAttribute::Table(number) => rule.table = *number,
-                RuleAttribute::Protocol(number) => rule.protocol = (*number).into(),
-                RuleAttribute::Source(ip) => rule.source = IpNet::new(*ip, header.src_len).ok(),
-                RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
-                RuleAttribute::L3MDev(false) => {}
-                _ => rule.selective = true,
-            }
-        }
-        rule.message = message;
-        Some(rule)
     }
 }
 

@@ -8,10 +8,11 @@ use tandem_protocol::Message;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
-use super::compile::compile;
+use super::Pair;
+use super::compile::{self, Task};
 use super::destroy::destroy;
 use super::netlink::{Kernel, listen};
-use super::request::{Net, State};
+use super::request::State;
 use super::settings::Autobind;
 use super::steering::Steering;
 use super::view::View;
@@ -105,28 +106,23 @@ impl Worker {
 
     /// Compiles what is needed and not known, or known from before the network changed.
     /// Only what rules have been made for in this round: what has been asked for since has its turn in the next.
-    async fn compile(
-        &self,
-        kernel: &Kernel,
-        view: &View,
-        number: u64,
-        needed: &BTreeSet<(Net, u32)>,
-        settings: &Autobind,
-    ) {
+    async fn compile(&self, kernel: &Kernel, view: &View, number: u64, needed: &BTreeSet<Pair>, settings: &Autobind) {
         for pair in needed {
-            let destinations = {
+            let (destinations, steered) = {
                 let connections = self.shared.connections.borrow();
                 if connections.compiled.get(pair).is_some_and(|(known, _)| *known == number) {
                     continue;
                 }
-                let Some(policy) = connections.policy(&pair.0) else { continue };
-                policy.destinations
+                let Some(policy) = connections.policy(&pair.net) else { continue };
+                (policy.destinations, connections.steered.contains(&pair.interface))
             };
-            let compiled = compile(kernel, view, pair.1, &destinations, |table| settings.owns_table(table)).await;
-            debug!(net = %pair.0, interface = pair.1, v4 = compiled.v4.len(), v6 = compiled.v6.len(), "compiled");
+            let (interface, user, destinations) = (pair.interface, pair.user, &destinations[..]);
+            let task = Task { kernel, view, interface, destinations, user, steered, settings };
+            let compiled = compile::compile(&task).await;
+            debug!(?pair, v4 = compiled.v4.len(), v6 = compiled.v6.len(), by_source = compiled.by_source, "compiled");
             let mut connections = self.shared.connections.borrow_mut();
             if compiled.sources().next().is_some() {
-                connections.last.insert(pair.0.clone(), (pair.1, compiled.clone()));
+                connections.last.insert((pair.net.clone(), user), (interface, compiled.clone()));
             }
             connections.compiled.insert(pair.clone(), (number, compiled));
         }
@@ -171,8 +167,8 @@ impl super::Connections {
             .values()
             .filter(|request| request.state == State::Connecting)
             .filter_map(|request| {
-                let interface = request.interface?;
-                self.compiled.contains_key(&(request.net.clone(), interface)).then_some((request.id, interface))
+                let pair = self.pair_of(request)?;
+                self.compiled.contains_key(&pair).then_some((request.id, pair.interface))
             })
             .collect();
         for (id, interface) in ready {

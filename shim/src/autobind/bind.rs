@@ -43,7 +43,7 @@ fn to_device(record: &Record, fd: RawFd, index: u32) -> bool {
     done
 }
 
-fn to_address(record: &Record, fd: RawFd, source: IpAddr) {
+pub fn to_address(record: &Record, fd: RawFd, source: IpAddr) {
     // The port is chosen at connect, as for an unbound socket. (UDP has no such choice, and needs none.)
     if record.has(is::STREAM) && !record.has(is::NO_PORT) {
         set(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);

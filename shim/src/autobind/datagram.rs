@@ -1,7 +1,7 @@
 //! UDP at connect: the interface is set just before it (afterwards it would have no effect on the flow), per connect and not for
 //! good, for a socket that is bound to a device loses what comes from elsewhere.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 use libc::{c_int, sockaddr, socklen_t};
@@ -71,6 +71,10 @@ fn prepare(record: &Record, fd: RawFd, destination: IpAddr, binding: &Binding) {
         IpAddr::V4(_) => (false, is::OUR_UNICAST_V4),
         IpAddr::V6(_) => (true, is::OUR_UNICAST_V6),
     };
+    if binding.needs_source && !record.has(is::OUR_ADDRESS | is::PORT) {
+        // It stays, as a UDP socket's address does once it has a port: who has it may go anywhere.
+        bind::to_address(record, fd, binding.source);
+    }
     if !record.has(ours) && bind::unicast_interface(fd, v6, binding.interface_index) {
         record.raise(ours);
     }
@@ -106,11 +110,17 @@ pub fn steer_no_more(record: &Record, fd: RawFd) {
     }
 }
 
+/// The interface that a message carries, and the source address, which is unspecified where the interface is enough.
+pub struct Steer {
+    pub index: u32,
+    pub source: IpAddr,
+}
+
 /// What one message to an address gets.
 pub enum Way {
     /// The application's own call, as it is.
     Alone,
-    Interface(IpAddr, u32),
+    Interface(Steer),
     Fail(c_int),
 }
 
@@ -133,7 +143,12 @@ pub unsafe fn way(record: &Record, fd: RawFd, address: *const sockaddr, length: 
     match decision {
         Decision::Bind(binding) if bind::allowed(record, &binding) => {
             if binding.mode == Mode::Auto {
-                return Way::Interface(destination, binding.interface_index);
+                let source = match binding.source {
+                    source if binding.needs_source => source,
+                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                return Way::Interface(Steer { index: binding.interface_index, source });
             }
             once(record, fd, &binding);
             Way::Alone

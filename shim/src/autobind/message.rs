@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 
 use libc::{c_int, c_uint, c_void, cmsghdr, iovec, mmsghdr, msghdr, sockaddr, socklen_t, ssize_t};
 
-use super::datagram::{self, Way};
+use super::datagram::{self, Steer, Way};
 use super::record::Record;
 use crate::outcome::{self, Outcome};
 use crate::real;
@@ -32,10 +32,10 @@ pub unsafe fn sendto(
     length: socklen_t,
 ) -> Outcome<ssize_t> {
     // SAFETY: by the caller.
-    let (destination, interface) = match unsafe { datagram::way(record, fd, address, length, flags) } {
+    let steer_by = match unsafe { datagram::way(record, fd, address, length, flags) } {
         Way::Alone => return Outcome::Bypass,
         Way::Fail(errno) => return Outcome::Fail(errno),
-        Way::Interface(destination, interface) => (destination, interface),
+        Way::Interface(by) => by,
     };
     let mut part = iovec { iov_base: buffer.cast_mut(), iov_len: size };
     let mut control = Control([0; SPACE]);
@@ -46,7 +46,7 @@ pub unsafe fn sendto(
         message.msg_namelen = length;
         message.msg_iov = &mut part;
         message.msg_iovlen = 1;
-        steer(&mut message, &mut control, destination, interface);
+        steer(&mut message, &mut control, &steer_by);
         settled(real::sendmsg(fd, &message, flags))
     }
 }
@@ -162,30 +162,26 @@ unsafe fn steered(record: &Record, fd: RawFd, message: &msghdr, flags: c_int, co
     match unsafe { datagram::way(record, fd, message.msg_name.cast(), message.msg_namelen, flags) } {
         Way::Alone => Steered::Alone,
         Way::Fail(errno) => Steered::Fail(errno),
-        Way::Interface(destination, interface) => {
+        Way::Interface(by) => {
             let mut copy = *message;
             // SAFETY: by the caller.
-            if unsafe { steer(&mut copy, control, destination, interface) } {
-                Steered::Message(copy)
-            } else {
-                Steered::Alone
-            }
+            if unsafe { steer(&mut copy, control, &by) } { Steered::Message(copy) } else { Steered::Alone }
         }
     }
 }
 
-/// Adds the interface to a message's control data; false where the application says it itself, or there is no room.
+/// Adds the interface (and the source address) to a message's control data; false where the application says it itself, or there is no room.
 ///
 /// # Safety
 /// As [`steered`].
-unsafe fn steer(message: &mut msghdr, control: &mut Control, destination: IpAddr, interface: u32) -> bool {
+unsafe fn steer(message: &mut msghdr, control: &mut Control, by: &Steer) -> bool {
     let own = message.msg_controllen;
     // SAFETY: by the caller.
     if own > OWN || (own > 0 && message.msg_control.is_null()) || (own > 0 && unsafe { chooses_itself(message) }) {
         return false;
     }
     let start = own.next_multiple_of(align_of::<cmsghdr>());
-    let (level, kind, bytes) = match destination {
+    let (level, kind, bytes) = match by.source {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO, size_of::<libc::in_pktinfo>()),
         IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, size_of::<libc::in6_pktinfo>()),
     };
@@ -201,15 +197,17 @@ unsafe fn steer(message: &mut msghdr, control: &mut Control, destination: IpAddr
         (*header).cmsg_type = kind;
         (*header).cmsg_len = libc::CMSG_LEN(bytes as u32) as usize;
         let data = libc::CMSG_DATA(header);
-        match destination {
-            IpAddr::V4(_) => {
+        match by.source {
+            IpAddr::V4(source) => {
                 let mut info: libc::in_pktinfo = std::mem::zeroed();
-                info.ipi_ifindex = interface as c_int;
+                info.ipi_ifindex = by.index as c_int;
+                info.ipi_spec_dst.s_addr = source.to_bits().to_be();
                 data.cast::<libc::in_pktinfo>().write_unaligned(info);
             }
-            IpAddr::V6(_) => {
+            IpAddr::V6(source) => {
                 let mut info: libc::in6_pktinfo = std::mem::zeroed();
-                info.ipi6_ifindex = interface;
+                info.ipi6_ifindex = by.index;
+                info.ipi6_addr.s6_addr = source.octets();
                 data.cast::<libc::in6_pktinfo>().write_unaligned(info);
             }
         }

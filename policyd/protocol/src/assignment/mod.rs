@@ -79,6 +79,9 @@ pub struct Binding {
     pub mode: Mode,
     /// Policyd has made `from SOURCE` rules for this interface: the source address alone chooses the way out.
     pub by_source: bool,
+    /// Some of the interface's routes are for its own source addresses alone: the interface without the address does not
+    /// lead there.
+    pub needs_source: bool,
     pub port_bind: PortBind,
 }
 

@@ -18,7 +18,7 @@ pub struct Table {
     mode: AtomicU32,
     by_source: AtomicU32,
     port_bind: AtomicU32,
-    _spare: AtomicU32,
+    needs_source: AtomicU32,
     interface_index: AtomicU32,
     /// There were more ranges than fit: destinations outside those that stand here are left alone like any other.
     partial: AtomicU32,
@@ -64,6 +64,7 @@ pub struct Content<'a> {
     pub state: State,
     pub mode: Mode,
     pub by_source: bool,
+    pub needs_source: bool,
     pub port_bind: PortBind,
     pub interface_index: u32,
     pub interface: InterfaceName,
@@ -92,6 +93,7 @@ impl Table {
         put(&self.state, content.state as u32);
         put(&self.mode, content.mode as u32);
         put(&self.by_source, content.by_source.into());
+        put(&self.needs_source, content.needs_source.into());
         put(&self.port_bind, content.port_bind as u32);
         put(&self.interface_index, content.interface_index);
         put(&self.partial, (content.v4.len().max(content.v6.len()) > MAX_RANGES).into());
@@ -176,7 +178,8 @@ impl Table {
             _ => return None,
         };
         let by_source = self.by_source.load(Ordering::Relaxed) != 0;
-        Some(Binding { source, interface_index, interface, mode, by_source, port_bind })
+        let needs_source = self.needs_source.load(Ordering::Relaxed) != 0;
+        Some(Binding { source, interface_index, interface, mode, by_source, needs_source, port_bind })
     }
 
     /// Outer `None`: no table. Inner: not in a range.
