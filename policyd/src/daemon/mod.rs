@@ -2,6 +2,7 @@
 //! ways it ends.
 
 pub mod background;
+mod linger;
 mod place;
 mod service;
 
@@ -55,8 +56,11 @@ pub fn run(settings: Settings, readiness: Readiness, reread: Reread) -> Result<(
     let inherited = service::inherited()?;
     let place = Place::take(&settings.socket)?;
     prepare_process();
+    linger::prepare().context("cannot make a timer")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(linger::off)
+        .on_thread_unpark(linger::on)
         .max_blocking_threads(4)
         .thread_keep_alive(Duration::from_secs(1))
         .build()

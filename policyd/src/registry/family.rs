@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
+use std::io;
+use std::ops::{ControlFlow, Deref};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
@@ -13,7 +15,8 @@ use nix::sys::stat::fstat;
 use nix::unistd::{Whence, lseek};
 use tandem_protocol::Reason;
 use tandem_protocol::message::{Meet, SlotRef};
-use tandem_protocol::registry::{Registry, Row, claim_word};
+use tandem_protocol::registry::{Registry, Row, Snapshot, claim_word};
+use tracing::warn;
 
 use super::Sums;
 
@@ -22,42 +25,64 @@ pub type FamilyId = [u8; 16];
 /// Dead families whose totals are still known one by one (a family may come back when its channel was lost).
 const REMEMBERED: usize = 1_024;
 
-/// A family's registry, mapped. Sealed against shrinking, so reading it never faults.
+/// A family's registry: mapped while it is looked at and no longer, for a mapped page of each of thousands of processes
+/// would be most of policyd's memory. Sealed against shrinking, so reading it never faults.
 pub struct Family {
     pub id: FamilyId,
     /// Of the member that came first: whose rows these are.
     pub uid: u32,
     inode: (u64, u64),
     file: File,
-    map: MmapRaw,
     /// Members' pids as this host numbers them, with their number of channels.
     pids: Mutex<BTreeMap<u32, u32>>,
 }
 
-impl Family {
-    fn map(id: FamilyId, uid: u32, file: OwnedFd) -> Result<Self, Reason> {
-        let inode = check_file(&file, Registry::BYTES, Registry::SEALS)?;
-        let map = MmapOptions::new().len(Registry::BYTES).map_raw(&file).map_err(|_| Reason::NoMapping)?;
-        let family = Self { id, uid, inode, file: file.into(), map, pids: Mutex::default() };
-        if family.registry().is_sound() { Ok(family) } else { Err(Reason::PolicydRefused) }
-    }
+/// The registry, for as long as this lives.
+pub struct Mapped(MmapRaw);
 
-    pub fn registry(&self) -> &Registry {
+impl Mapped {
+    fn of(file: &File) -> io::Result<Self> {
+        MmapOptions::new().len(Registry::BYTES).map_raw(file).map(Self)
+    }
+}
+
+impl Deref for Mapped {
+    type Target = Registry;
+
+    fn deref(&self) -> &Registry {
         // SAFETY: the mapping is page-aligned, of a Registry's size, and lives as long as `self`; the file is sealed
         // against shrinking. All its fields are atomics, valid for any bytes, so that other writers are no data race.
-        unsafe { &*self.map.as_ptr().cast::<Registry>() }
+        unsafe { &*self.0.as_ptr().cast::<Registry>() }
+    }
+}
+
+impl Family {
+    fn checked(id: FamilyId, uid: u32, file: OwnedFd) -> Result<Self, Reason> {
+        let inode = check_file(&file, Registry::BYTES, Registry::SEALS)?;
+        let family = Self { id, uid, inode, file: file.into(), pids: Mutex::default() };
+        let sound = family.map().map_err(|_| Reason::NoMapping)?.is_sound();
+        if sound { Ok(family) } else { Err(Reason::PolicydRefused) }
+    }
+
+    pub fn map(&self) -> io::Result<Mapped> {
+        Mapped::of(&self.file)
     }
 
     /// A packet went to a process of this family.
     pub fn bump_mail(&self) {
-        self.registry().header.mail.fetch_add(1, Ordering::Release);
+        match self.map() {
+            Ok(registry) => drop(registry.header.mail.fetch_add(1, Ordering::Release)),
+            // It finds the packet when it next looks by itself.
+            Err(error) => warn!("a family is not told of its mail: {error}"),
+        }
     }
 
     /// Tells the family that a copy of the claim's socket is held, for as long as the answer lives: a close waits for it.
     /// `None`: the switch has withdrawn the claim, its descriptor may be another one by now, and none is to be taken.
-    pub fn examine(&self, meet: &Meet) -> Option<Examination<'_>> {
-        self.registry().begin_examination(meet.slot);
-        let examination = Examination { registry: self.registry() };
+    pub fn examine(&self, meet: &Meet) -> Option<Examination> {
+        let registry = self.map().ok()?;
+        registry.begin_examination(meet.slot);
+        let examination = Examination { registry };
         let stands = self.word(Registry::claim_offset(meet.slot.slot)).map(u64::from_ne_bytes);
         (stands == Some(claim_word(meet.slot.generation, meet.fd))).then_some(examination)
     }
@@ -66,8 +91,10 @@ impl Family {
     pub fn closed_what_was_shown(&self, slot: SlotRef) {
         // Looked at first: the store would allocate a page that only a lying switch has not written itself.
         let shown = self.word(Registry::shown_offset(slot.slot)).map(u32::from_ne_bytes);
-        if shown == Some(slot.generation) {
-            self.registry().unshow(slot);
+        if shown == Some(slot.generation)
+            && let Ok(registry) = self.map()
+        {
+            registry.unshow(slot);
         }
     }
 
@@ -82,20 +109,27 @@ impl Family {
         self.lock_pids().contains_key(&pid)
     }
 
-    /// Rows that have ever been written. Pages that were never touched are left so: reading one would allocate it.
-    pub fn rows(&self) -> impl Iterator<Item = &Row> {
-        let rows = self.registry().used_rows();
-        let first = std::mem::offset_of!(Registry, header) + size_of_val(&self.registry().header);
-        self.written().into_iter().flat_map(move |(start, end)| {
+    /// Every live row, as long as more are wanted. Pages that were never touched are left so: reading one would allocate it.
+    pub fn each_row(&self, mut take: impl FnMut(Snapshot) -> ControlFlow<()>) {
+        let Ok(registry) = self.map() else { return };
+        let rows = registry.used_rows();
+        let first = std::mem::offset_of!(Registry, header) + size_of_val(&registry.header);
+        let written = self.written().into_iter().flat_map(|(start, end)| {
             let from = start.saturating_sub(first) / size_of::<Row>();
             let to = end.saturating_sub(first).div_ceil(size_of::<Row>()).min(rows.len());
             rows.get(from..to).unwrap_or(&[])
-        })
+        });
+        // Whether it was cut short makes no difference.
+        let _ = written.filter_map(Row::read).try_for_each(&mut take);
     }
 
     pub fn sums(&self) -> Sums {
-        let mut sums = Sums::of_header(self.registry());
-        self.rows().filter_map(Row::read).for_each(|row| sums.add_row(&row));
+        let Ok(registry) = self.map() else { return Sums::default() };
+        let mut sums = Sums::of_header(&registry);
+        self.each_row(|row| {
+            sums.add_row(&row);
+            ControlFlow::Continue(())
+        });
         sums
     }
 
@@ -122,11 +156,11 @@ impl Family {
 }
 
 /// A copy of a socket may be held until this is dropped.
-pub struct Examination<'a> {
-    registry: &'a Registry,
+pub struct Examination {
+    registry: Mapped,
 }
 
-impl Drop for Examination<'_> {
+impl Drop for Examination {
     fn drop(&mut self) {
         self.registry.end_examination();
     }
@@ -151,7 +185,7 @@ impl Families {
             *members += 1;
             family.clone()
         } else {
-            let family = Arc::new(Family::map(id, uid, registry)?);
+            let family = Arc::new(Family::checked(id, uid, registry)?);
             self.forget_retained(id);
             self.alive.insert(id, (family.clone(), 1));
             family

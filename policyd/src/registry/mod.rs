@@ -1,6 +1,6 @@
-//! What is accelerated, what not, and why not: the registries of all families, mapped and believed in nothing.
+//! What is accelerated, what not, and why not: the registries of all families, believed in nothing.
 //!
-//! `family.rs` maps and forgets them, `sums.rs` adds up what they carried, `rows.rs` lists connections for `tandem ss`,
+//! `family.rs` knows and forgets them, `sums.rs` adds up what they carried, `rows.rs` lists connections for `tandem ss`,
 //! `kernel_bytes.rs` asks the kernel for the bytes that the switch no longer counts.
 
 mod family;

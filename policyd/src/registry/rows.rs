@@ -1,12 +1,13 @@
 //! The rows of `tandem ss`.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tandem_protocol::Reason;
-use tandem_protocol::registry::{Provider, Row, Snapshot};
+use tandem_protocol::registry::{Provider, Snapshot};
 
 use super::Family;
 use super::kernel_bytes::Kernel;
@@ -40,12 +41,13 @@ pub struct Listing {
 
 pub fn list(families: &[Arc<Family>]) -> Vec<SsRow> {
     let mut listing = Listing { kernel: Kernel::new().ok(), programs: HashMap::new() };
-    let mut rows: Vec<SsRow> = families
-        .iter()
-        .flat_map(|family| family.rows().filter_map(Row::read).map(move |row| (family, row)))
-        .filter_map(|(family, row)| listing.row(family, &row))
-        .take(MOST_ROWS)
-        .collect();
+    let mut rows: Vec<SsRow> = Vec::new();
+    for family in families {
+        family.each_row(|row| {
+            rows.extend(listing.row(family, &row));
+            if rows.len() < MOST_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+    }
     rows.sort_by(|a, b| (a.pid, &a.local, &a.remote).cmp(&(b.pid, &b.local, &b.remote)));
     rows
 }

@@ -28,9 +28,18 @@ fn identity(port: u16) -> Identity {
     Identity { pid: 1, addresses, cookie: 1, connected: false }
 }
 
+fn rows(family: &Family) -> usize {
+    let mut count = 0;
+    family.each_row(|_| {
+        count += 1;
+        ControlFlow::Continue(())
+    });
+    count
+}
+
 #[test]
-fn only_a_sealed_registry_of_the_right_size_is_mapped() {
-    let refused = |fd| Family::map([0; 16], 0, fd).err();
+fn only_a_sealed_registry_of_the_right_size_is_taken() {
+    let refused = |fd| Family::checked([0; 16], 0, fd).err();
     assert_eq!(refused(file(Registry::BYTES - 4_096, Registry::SEALS)), Some(Reason::PolicydRefused));
     assert_eq!(refused(file(Registry::BYTES, libc::F_SEAL_GROW)), Some(Reason::PolicydRefused));
     assert_eq!(refused(file(Registry::BYTES, Registry::SEALS)), Some(Reason::PolicydRefused), "no magic");
@@ -47,11 +56,12 @@ fn a_family_is_mapped_once_and_its_totals_outlive_it() {
     assert!(Arc::ptr_eq(&first, &second));
     assert_eq!(families.join([1; 16], sound(), 5, 102).err(), Some(Reason::PolicydRefused), "another registry");
 
-    first.registry().publish(9_000, &identity(1), Reason::FewCalls);
-    first.registry().row(9_000).tx_companion.store(7, Ordering::Relaxed);
-    first.registry().publish(0, &identity(2), Reason::FewCalls);
-    assert_eq!(first.rows().filter_map(Row::read).count(), 2);
-    first.registry().retire(0);
+    let registry = first.map().unwrap();
+    registry.publish(9_000, &identity(1), Reason::FewCalls);
+    registry.row(9_000).tx_companion.store(7, Ordering::Relaxed);
+    registry.publish(0, &identity(2), Reason::FewCalls);
+    assert_eq!(rows(&first), 2);
+    registry.retire(0);
 
     families.leave(&first, 100);
     assert_eq!(families.alive().count(), 1);
@@ -70,7 +80,7 @@ fn a_family_is_mapped_once_and_its_totals_outlive_it() {
 #[test]
 fn only_what_the_switch_claims_is_examined_and_no_page_is_made_for_it() {
     let fd = sound();
-    let family = Family::map([0; 16], 0, fd.try_clone().unwrap()).unwrap();
+    let family = Family::checked([0; 16], 0, fd.try_clone().unwrap()).unwrap();
     let pages = || nix::sys::stat::fstat(&fd).unwrap().st_blocks;
     let slot = SlotRef { slot: 40_000, generation: 7 };
     let addresses = identity(1).addresses;
@@ -82,7 +92,7 @@ fn only_what_the_switch_claims_is_examined_and_no_page_is_made_for_it() {
     }
     assert_eq!(pages(), before);
 
-    let registry = family.registry();
+    let registry = family.map().unwrap();
     registry.claim(slot, 5, 1);
     assert!(family.examine(&Meet { fd: 6, ..meet }).is_none(), "another descriptor");
     let later = SlotRef { generation: 9, ..slot };
@@ -115,7 +125,7 @@ proptest! {
         spots in proptest::collection::vec((0..Registry::BYTES - 128, proptest::collection::vec(any::<u8>(), 128)), 0..20),
     ) {
         let fd = sound();
-        let family = Family::map([0; 16], 0, fd.try_clone().unwrap()).unwrap();
+        let family = Family::checked([0; 16], 0, fd.try_clone().unwrap()).unwrap();
         let hostile = std::fs::File::from(fd);
         hostile.write_all_at(&header, 0).unwrap();
         for (at, bytes) in &spots {
@@ -123,6 +133,6 @@ proptest! {
         }
         let _ = family.sums();
         family.bump_mail();
-        prop_assert!(family.rows().count() <= tandem_protocol::registry::ROWS);
+        prop_assert!(rows(&family) <= tandem_protocol::registry::ROWS);
     }
 }
