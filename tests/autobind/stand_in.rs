@@ -60,6 +60,7 @@ impl Assigned {
             mode: self.mode,
             by_source: self.by_source,
             needs_source: self.needs_source,
+            existing_fail: false,
             port_bind: self.port_bind,
             interface_index: self.index,
             interface: Name::new(self.interface.as_bytes()).expect("a name"),

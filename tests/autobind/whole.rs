@@ -26,6 +26,11 @@ struct Host {
 
 impl Host {
     fn new(test: &str) -> Option<Self> {
+        Self::with(test, "", |_| ())
+    }
+
+    /// With this configuration of policyd, and after this has been done to the network.
+    fn with(test: &str, config: &str, change: impl FnOnce(&Network)) -> Option<Self> {
         if native_only() {
             println!("{test}: NOTHING PROVED (native mode)");
             return None;
@@ -36,16 +41,25 @@ impl Host {
         for namespace in [&network.one, &network.two, &network.host, &network.router] {
             peers::serve(namespace);
         }
-        let policyd = Policyd::start_in(Some(&network.host))?;
+        change(&network);
+        let policyd = Policyd::start_with(Some(&network.host), config)?;
         Some(Self { network, policyd, scratch: Scratch::new() })
     }
 
     /// `tandem run --interface NAME -- PROGRAM`.
     fn run(&self, interface: &str, program: impl Into<PathBuf>) -> Launch {
+        self.run_by(["--interface", interface], program)
+    }
+
+    fn run_by(&self, choice: [&str; 2], program: impl Into<PathBuf>) -> Launch {
         let launch =
             Launch::new("run", &artifacts().command).debug(Some(crate::PATIENT)).in_namespace(Some(&self.network.host));
         let launch = launch.arg("run").arg("--policyd").arg(self.policyd.socket());
-        launch.args(["--interface", interface, "--"]).arg(program.into())
+        launch.args(choice).arg("--").arg(program.into())
+    }
+
+    fn native(&self, program: impl Into<PathBuf>) -> Launch {
+        Launch::new("native", program.into()).in_namespace(Some(&self.network.host))
     }
 
     #[track_caller]
@@ -223,5 +237,139 @@ fn links_and_policyd_come_and_go() {
     proof.fact("policyd killed: as natively");
     let errors: Vec<_> = running.stdout().lines().filter(|line| line.contains("Error")).map(str::to_owned).collect();
     proof.fact(format!("connections that failed meanwhile: {}", errors.len()));
+    proof.print();
+}
+
+/// What every program does here: TCP and UDP, connected and not, v4, v6 and v4-mapped.
+const ALL: &str = "tcp4 connect:10.79.1.1/5000 ask tcp6 connect:fd79:1::1/5000 ask tcp6 connect:10.79.1.1/5000 ask udp4 to:10.79.1.1/5001 udp6 to:fd79:2::1/5001 udp4 connect:10.79.2.1/5001 ask udp6 connect:fd79:1::1/5001 ask udp6 connect:10.79.1.1/5001 ask udp4 to:127.0.0.1/5001 tcp4 connect:127.0.0.1/5000 ask";
+
+fn all_by(four: &str, six: &str) -> String {
+    let own = "127.0.0.1";
+    let seen = [four, six, four, four, six, four, six, four, own, own];
+    seen.map(|address| format!("peer sees {address}")).join("; ")
+}
+
+/// A VPN as `wg-quick` sets it up takes everything; who is assigned an interface goes past it, or by it, or nowhere.
+#[test]
+fn past_a_vpn_and_by_it() {
+    const TEST: &str = "past_a_vpn_and_by_it";
+    // eth1 is the tunnel.
+    let vpn = |network: &Network| {
+        for (v, gateway) in [("-4", "10.71.0.254"), ("-6", "fd71::fe")] {
+            network.host.must(&format!(
+                "ip {v} route del default dev eth1; ip {v} route add default via {gateway} dev eth1 table 51820
+                 ip {v} rule add not fwmark 51820 table 51820; ip {v} rule add table main suppress_prefixlength 0"
+            ));
+        }
+    };
+    let config = "[[network]]\nname = 'vpn'\ninterfaces = ['eth1']\nwhen_gone = 'enetdown'\n";
+    let Some(host) = Host::with(TEST, config, vpn) else { return };
+    let mut proof = Proof::new(TEST);
+    let actions = || ALL.split_whitespace();
+    let (by_0, by_1) = (all_by("10.70.0.1", "fd70::1"), all_by("10.71.0.1", "fd71::1"));
+    host.says(host.native(program("autobind")).args(actions()), &by_1);
+    host.network.packets();
+    host.says(host.run("eth0", program("autobind")).args(actions()), &by_0);
+    let past = host.network.packets();
+    host.says(host.run_by(["--network", "vpn"], program("autobind")).args(actions()), &by_1);
+    let by = host.network.packets();
+    assert!(past.0 > 0 && past.1 == 0 && by.0 == 0 && by.1 > 0, "{past:?} {by:?}");
+    proof.fact(format!(
+        "natively by the VPN; assigned eth0 {} packets past it, assigned the VPN {} by it",
+        past.0, by.1
+    ));
+    let gate = host.scratch.file("go");
+    let script = format!("while [ ! -e {} ]; do sleep 0.01; done; exec \"$@\"", gate.display());
+    let waiting = host.run_by(["--network", "vpn"], "/bin/sh").args(["-c", &script, "sh"]).arg(program("autobind"));
+    let mut waiting =
+        waiting.args(["tcp4", "connect:10.79.1.1/5000", "udp4", "to:10.79.1.1/5001"]).spawn(&host.scratch);
+    thread::sleep(Duration::from_millis(200));
+    host.network.host.must("ip link set eth1 down");
+    thread::sleep(Duration::from_millis(200));
+    fs::write(&gate, "").expect("a file");
+    let outcome = waiting.wait(Duration::from_secs(10));
+    assert_eq!(lines(&outcome), "connect: ENETDOWN; sendto: ENETDOWN", "{outcome}");
+    let leaked = host.network.packets();
+    assert_eq!(leaked.0, 0, "{leaked:?}");
+    proof.fact("the VPN down: ENETDOWN, and no packet by eth0");
+    proof.print();
+}
+
+/// Two uplinks as most hosts have them: the second one's default route is for who has its address, and for nobody else.
+#[test]
+fn an_uplink_by_source_address_alone() {
+    const TEST: &str = "an_uplink_by_source_address_alone";
+    let change = |network: &Network| {
+        for (v, gateway, address) in [("-4", "10.71.0.254", "10.71.0.1"), ("-6", "fd71::fe", "fd71::1")] {
+            network.host.must(&format!(
+                "ip {v} route del default dev eth1; ip {v} route replace default via {gateway} dev eth1 table 101
+                 ip {v} rule add from {address} table 101"
+            ));
+        }
+    };
+    let Some(host) = Host::with(TEST, "", change) else { return };
+    let mut proof = Proof::new(TEST);
+    host.network.packets();
+    host.says(host.run("eth1", program("autobind")).args(ALL.split_whitespace()), &all_by("10.71.0.1", "fd71::1"));
+    let (eth0, eth1) = host.network.packets();
+    assert!(eth0 == 0 && eth1 > 0, "{eth0} {eth1}");
+    proof.fact(format!("eth1's default route in a table for its addresses: {eth1} packets by it, none by eth0"));
+    proof.print();
+}
+
+/// Connections whose interface goes, where policy ends them (to a server that is slow to accept): whatever call the program sleeps in says ENETDOWN.
+#[test]
+fn existing_connections_fail_with_enetdown() {
+    const TEST: &str = "existing_connections_fail_with_enetdown";
+    let config = "[[network]]\nname = 'strict'\ninterfaces = ['eth1']\nexisting = 'failed'\n";
+    let Some(host) = Host::with(TEST, config, |_| ()) else { return };
+    let mut proof = Proof::new(TEST);
+    let python = "import socket, select, threading, errno, time, sys
+def connected():
+  return socket.create_connection(('10.79.1.1', 8080))
+said = {}
+def say(name, call):
+  try: said[name] = repr(call())
+  except OSError as e: said[name] = errno.errorcode[e.errno]
+def polls(s):
+  p = select.poll(); p.register(s, select.POLLIN); p.poll()
+  return errno.errorcode[s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)]
+def epolls(s):
+  p = select.epoll(); p.register(s, select.EPOLLIN | select.EPOLLET); p.poll()
+  return errno.errorcode[s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)]
+def sends(s):
+  while True: s.send(b'x'); time.sleep(0.02)
+calls = {'recv': lambda s: s.recv(1), 'read': lambda s: __import__('os').read(s.fileno(), 1), 'recvmsg': lambda s: s.recvmsg(1), 'poll': polls, 'epoll': epolls, 'send': sends}
+threads = [threading.Thread(target=say, args=(n, lambda c=c, s=connected(): c(s))) for n, c in calls.items()]
+local = socket.create_connection(('127.0.0.1', 8080))
+other = socket.socket(); other.bind(('10.70.0.1', 0)); other.connect(('10.79.1.1', 8080))
+for t in threads: t.start()
+time.sleep(0.3); print('ready', flush=True)
+for t in threads: t.join()
+for s in (local, other): s.setblocking(False); say('other', lambda: s.recv(1)); print(said.pop('other'))
+print(*(n + ' ' + said[n] for n in calls), sep='; ', flush=True)";
+    for (choice, expected) in [(["--network", "strict"], "ENETDOWN"), (["--interface", "eth1"], "")] {
+        let launch = host.run_by(choice, system_program("python3")).args(["-c", python]);
+        let mut running = launch.spawn(&host.scratch);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !running.stdout().contains("ready") {
+            assert!(!running.ended() && Instant::now() < deadline, "{}", running.wait(Duration::ZERO));
+            thread::sleep(Duration::from_millis(5));
+        }
+        host.network.host.must("ip link set eth1 down");
+        if expected.is_empty() {
+            thread::sleep(Duration::from_millis(500));
+            assert!(!running.ended(), "kept is the default: {}", running.stdout());
+            proof.fact("kept: the program sleeps on");
+            continue;
+        }
+        let outcome = running.wait(Duration::from_secs(20)).succeeded();
+        let calls = ["recv", "read", "recvmsg", "poll", "epoll", "send"].map(|call| format!("{call} {expected}"));
+        assert_eq!(lines(&outcome), format!("ready; EAGAIN; EAGAIN; {}", calls.join("; ")), "{outcome}");
+        proof.fact(format!("failed: {}; a socket of the program's own choice and a local one go on", calls.join(", ")));
+        let up = "ip link set eth1 up; ip -6 addr add fd71::1/64 dev eth1 nodad; ip route add default via 10.71.0.254 dev eth1 metric 200";
+        host.network.host.must(up);
+        thread::sleep(Duration::from_millis(300));
+    }
     proof.print();
 }

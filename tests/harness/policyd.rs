@@ -53,11 +53,17 @@ impl Policyd {
     }
 
     pub fn start_in(namespace: Option<&Namespace>) -> Option<Self> {
+        Self::start_with(namespace, "")
+    }
+
+    /// With this configuration.
+    pub fn start_with(namespace: Option<&Namespace>, config: &str) -> Option<Self> {
         if native_only() {
             return None;
         }
         let folder = Scratch::new();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("chmod of the scratch directory");
+        folder.write("policyd.toml", config);
         let socket = folder.file("policyd.sock");
         let mut policyd = Self { socket, folder, process: None, starts: 0 };
         policyd.launch(namespace);
@@ -73,7 +79,14 @@ impl Policyd {
         self.process = None;
         self.starts += 1;
         let launch = Launch::new(&format!("policyd{}", self.starts), &artifacts().daemon).in_namespace(namespace);
-        self.process = Some(launch.arg("--socket").arg(&self.socket).spawn(&self.folder));
+        self.process = Some(
+            launch
+                .arg("--socket")
+                .arg(&self.socket)
+                .arg("--config")
+                .arg(self.folder.file("policyd.toml"))
+                .spawn(&self.folder),
+        );
         let control = self.control_socket();
         let running = self.process.as_mut().expect("just started");
         let answers = within(Duration::from_secs(10), Duration::from_millis(2), || {

@@ -271,6 +271,7 @@ impl Connections {
             by_source: compiled.by_source && self.steered.contains(&index),
             needs_source: compiled.needs_source,
             port_bind: policy.port_bind,
+            existing_fail: policy.existing == Existing::Failed,
             interface_index: index,
             interface: InterfaceName::new(name.as_bytes()).unwrap_or_default(),
             v4_sources: &compiled.v4_sources,

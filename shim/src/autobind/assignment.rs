@@ -59,6 +59,15 @@ pub fn look_up(destination: IpAddr) -> Decision {
     if known_cell() == cell { decision } else { Decision::LeaveAlone(Why::Unreadable) }
 }
 
+/// Whether this process's sockets are bound to that address now, by an interface that is there.
+#[cold]
+pub fn has_source(source: IpAddr) -> bool {
+    let cell = known_cell();
+    // SAFETY: as above.
+    let arena = unsafe { ARENA.load(Ordering::Acquire).as_ref() };
+    arena.is_some_and(|arena| cell != 0 && arena.has_source(cell as u32 - 1, source))
+}
+
 #[inline]
 fn cell() -> u64 {
     if OFF.load(Ordering::Relaxed) {

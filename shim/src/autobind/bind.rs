@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use libc::{c_int, c_void, sockaddr_in, sockaddr_in6, socklen_t};
 use tandem_protocol::assignment::{Binding, Mode, PortBind};
 
+use super::destination::Destination;
 use super::record::{Record, is};
 use crate::real;
 
@@ -113,5 +114,21 @@ fn name(fd: RawFd, v6: bool, source: IpAddr) -> bool {
         address.sin_family = libc::AF_INET as libc::sa_family_t;
         address.sin_addr.s_addr = v4.to_bits().to_be();
         real::bind(fd, (&raw const address).cast(), size_of::<sockaddr_in>() as socklen_t) == 0
+    }
+}
+
+/// The address that the socket has.
+pub fn own_address(fd: RawFd) -> Option<IpAddr> {
+    // SAFETY: all-zero is valid; getsockname writes no more than it is told there is room for.
+    unsafe {
+        let mut address: libc::sockaddr_storage = std::mem::zeroed();
+        let mut length = size_of::<libc::sockaddr_storage>() as socklen_t;
+        if real::getsockname(fd, (&raw mut address).cast(), &mut length) != 0 {
+            return None;
+        }
+        match Destination::of((&raw const address).cast(), length) {
+            Destination::Ip(ip) => Some(ip),
+            _ => None,
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::os::fd::RawFd;
 use libc::{c_int, c_void, sockaddr, sockaddr_in, socklen_t};
 
 use super::bind::{self, IP_UNICAST_IF, IPV6_UNICAST_IF, SO_BINDTOIFINDEX};
-use super::datagram;
 use super::record::{Record, is};
+use super::{datagram, stream};
 use crate::outcome::{Outcome, errno};
 use crate::real;
 
@@ -203,6 +203,10 @@ pub unsafe fn get(
             }
             record.told_device() as c_int
         }
+        // SAFETY: by the caller.
+        (libc::SOL_SOCKET, libc::SO_ERROR) if record.has(is::FAILS) => {
+            return unsafe { error(record, fd, value, length) };
+        }
         (libc::IPPROTO_IP, IP_UNICAST_IF) if record.has(is::OUR_UNICAST_V4) => 0,
         (libc::IPPROTO_IPV6, IPV6_UNICAST_IF) if record.has(is::OUR_UNICAST_V6) => 0,
         (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT) if record.has(is::OUR_ADDRESS) => {
@@ -229,6 +233,21 @@ pub unsafe fn get(
         *length = given as socklen_t;
     }
     Outcome::Done(0)
+}
+
+/// # Safety
+/// The arguments of getsockopt(SO_ERROR).
+unsafe fn error(record: &Record, fd: RawFd, value: *mut c_void, length: *mut socklen_t) -> Outcome<c_int> {
+    // SAFETY: by the caller.
+    let outcome = Outcome::of(unsafe { real::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, value, length) });
+    // SAFETY: the kernel has written that many bytes there.
+    unsafe {
+        if outcome == Outcome::Done(0) && *length as usize == size_of::<c_int>() {
+            let value = value.cast::<c_int>();
+            value.write_unaligned(stream::ended(record, fd, value.read_unaligned()));
+        }
+    }
+    outcome
 }
 
 /// # Safety

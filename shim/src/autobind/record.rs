@@ -26,6 +26,8 @@ pub mod is {
     pub const NO_PORT: u32 = 128;
     /// The application's SO_BINDTODEVICE came after ours, which only a privileged process can change: it was told yes.
     pub const TOLD_DEVICE: u32 = 256;
+    /// Policyd ends the connection when the interface goes.
+    pub const FAILS: u32 = 512;
 
     /// Done by us: the source address; the device; IP_UNICAST_IF, IPV6_UNICAST_IF.
     pub const OUR_ADDRESS: u32 = 1 << 16;

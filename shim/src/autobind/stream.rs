@@ -39,6 +39,9 @@ pub unsafe fn before_connect(
             if !record.has(is::OUR_ADDRESS | is::OUR_DEVICE) {
                 bind::by_policy(record, fd, &binding);
             }
+            if binding.existing_fail {
+                record.raise(is::FAILS);
+            }
             Ok(())
         }
         // Not under a connect that is already on its way.
@@ -77,6 +80,19 @@ pub unsafe fn dissolved(record: &Record, fd: RawFd, address: *const sockaddr, le
     }
 }
 
+/// What an error of the kernel's means on a connection: policyd can only have it aborted when its interface goes, and the
+/// program is to be told what it was.
+#[inline]
+pub fn ended(record: &Record, fd: RawFd, errno: c_int) -> c_int {
+    if errno == libc::ECONNABORTED && is_down(record, fd) { libc::ENETDOWN } else { errno }
+}
+
+#[cold]
+fn is_down(record: &Record, fd: RawFd) -> bool {
+    let concerns = record.has(is::FAILS) && record.has(is::OUR_ADDRESS | is::OUR_DEVICE);
+    concerns && bind::own_address(fd).is_some_and(|source| !assignment::has_source(source))
+}
+
 /// connect, bound before and undone after where it comes to nothing; the errno is the kernel's.
 ///
 /// # Safety
@@ -92,6 +108,12 @@ pub unsafe fn connect(record: &Record, fd: RawFd, address: *const sockaddr, leng
             // SAFETY: by the caller.
             unsafe { dissolved(record, fd, address, length) };
             Ok(())
+        }
+        // Asked before the address is taken back.
+        Err(libc::ECONNABORTED) => {
+            let errno = ended(record, fd, libc::ECONNABORTED);
+            after_failure(record, fd, errno);
+            Err(errno)
         }
         Err(errno) if after_failure(record, fd, errno) => native(),
         failure => failure,

@@ -17,6 +17,7 @@ use tandem_protocol::registry::{Identity, Provider};
 use tandem_protocol::{Addresses, Reason};
 
 use crate::autobind::assignment;
+use crate::autobind::record::is;
 use crate::config::{self, Attach};
 use crate::debug::{self, Fault};
 use crate::lock::Lock;
@@ -107,7 +108,10 @@ pub fn settle(slot: SlotRef, reason: Reason) {
                 family.row(slot.index).settle(reason);
             }
             crate::log::debug(format_args!("slot {}: stays on TCP: {reason}", slot.index));
-            fd_table::settle(slot.descriptor());
+            // Where policy ends connections whose interface has gone, what its calls return is looked at.
+            if !slot.slot.autobind.has(is::FAILS) {
+                fd_table::settle(slot.descriptor());
+            }
             return;
         }
     }

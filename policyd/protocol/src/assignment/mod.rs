@@ -26,7 +26,7 @@ pub use name::{InterfaceName, Name, NetworkName};
 pub use table::{Content, MAX_RANGES, MAX_SOURCES, Range, Table};
 
 pub const MAGIC: u32 = u32::from_le_bytes(*b"TNDA");
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 pub const CELLS: usize = 4_096;
 pub const TABLES: usize = 64;
 
@@ -83,6 +83,8 @@ pub struct Binding {
     /// lead there.
     pub needs_source: bool,
     pub port_bind: PortBind,
+    /// Policyd ends connections when the interface goes; calls on them then fail with ENETDOWN.
+    pub existing_fail: bool,
 }
 
 /// What a socket is bound by.
@@ -162,6 +164,12 @@ impl Arena {
         }
         let decide = |table: &Table| table.look_up(destination);
         self.read(cell, decide).unwrap_or_else(Decision::LeaveAlone)
+    }
+
+    /// Whether this cell's process has this source address, of an interface that is there.
+    pub fn has_source(&self, cell: u32, source: IpAddr) -> bool {
+        let source = canonical(source);
+        self.read(cell, |table| table.has_source(source)).unwrap_or(false)
     }
 
     #[inline]

@@ -29,6 +29,8 @@ pub struct Table {
     v6_source_count: AtomicU32,
     v4_count: AtomicU32,
     v6_count: AtomicU32,
+    existing_fail: AtomicU32,
+    _pad: AtomicU32,
     v4: [Range4; MAX_RANGES],
     v6: [Range6; MAX_RANGES],
 }
@@ -66,6 +68,7 @@ pub struct Content<'a> {
     pub by_source: bool,
     pub needs_source: bool,
     pub port_bind: PortBind,
+    pub existing_fail: bool,
     pub interface_index: u32,
     pub interface: InterfaceName,
     pub v4_sources: &'a [Ipv4Addr],
@@ -95,6 +98,7 @@ impl Table {
         put(&self.by_source, content.by_source.into());
         put(&self.needs_source, content.needs_source.into());
         put(&self.port_bind, content.port_bind as u32);
+        put(&self.existing_fail, content.existing_fail.into());
         put(&self.interface_index, content.interface_index);
         put(&self.partial, (content.v4.len().max(content.v6.len()) > MAX_RANGES).into());
         store_wide(&self.name, u128::from_be_bytes(*content.interface.bytes()));
@@ -151,6 +155,21 @@ impl Table {
         }
     }
 
+    /// Whether sockets are bound to this address now. `None`: no table.
+    pub(super) fn has_source(&self, source: IpAddr) -> Option<bool> {
+        let known = match source {
+            IpAddr::V4(v4) => {
+                let sources = self.v4_sources.get(..load_count(&self.v4_source_count, MAX_SOURCES)?)?;
+                sources.iter().any(|word| word.load(Ordering::Relaxed) == v4.to_bits())
+            }
+            IpAddr::V6(v6) => {
+                let sources = self.v6_sources.get(..load_count(&self.v6_source_count, MAX_SOURCES)?)?;
+                sources.iter().any(|words| load_wide(words) == v6.to_bits())
+            }
+        };
+        Some(known && self.state()? == State::Active)
+    }
+
     fn state(&self) -> Option<State> {
         match self.state.load(Ordering::Relaxed) {
             1 => Some(State::Active),
@@ -178,8 +197,9 @@ impl Table {
             _ => return None,
         };
         let by_source = self.by_source.load(Ordering::Relaxed) != 0;
-        let needs_source = self.needs_source.load(Ordering::Relaxed) != 0;
-        Some(Binding { source, interface_index, interface, mode, by_source, needs_source, port_bind })
+        let [needs_source, existing_fail] =
+            [&self.needs_source, &self.existing_fail].map(|word| word.load(Ordering::Relaxed) != 0);
+        Some(Binding { source, interface_index, interface, mode, by_source, needs_source, port_bind, existing_fail })
     }
 
     /// Outer `None`: no table. Inner: not in a range.

@@ -53,6 +53,9 @@ fn destinations_are_found_in_their_range() {
     write(&arena, State::Active);
     arena.assign(5, Some(3));
     assert_eq!(source(&arena, "10.0.0.1").as_deref(), Ok("10.1.0.2"));
+    let has = |source: &str| arena.has_source(5, source.parse().unwrap());
+    assert!(has("10.1.0.1") && has("::ffff:10.1.0.2") && has("fd01::1") && !has("10.1.0.3") && !has("fd01::2"));
+
     assert_eq!(source(&arena, "::ffff:10.0.255.255").as_deref(), Ok("10.1.0.2"));
     assert_eq!(source(&arena, "10.1.0.0"), Err(Why::NotRouted));
     assert_eq!(source(&arena, "10.2.0.0").as_deref(), Ok("10.1.0.1"));

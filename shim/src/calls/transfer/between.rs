@@ -18,7 +18,7 @@ const MOST: usize = 0x7fff_f000;
 pub unsafe fn sendfile(out: c_int, input: c_int, offset: *mut off_t, size: size_t) -> Outcome<ssize_t> {
     let Some(slot) = slot::of(out).filter(|_| !fd_table::is_plain(out)) else { return Outcome::Bypass };
     let mut source = File { input, offset, left: size.min(MOST), sent: 0, whole: size };
-    moved(send::send(slot, out, &mut source, 0))
+    moved(slot, out, send::send(slot, out, &mut source, 0))
 }
 
 /// # Safety

@@ -16,8 +16,12 @@ pub use leave::*;
 pub use receive::*;
 pub use send::*;
 
+use std::os::fd::RawFd;
+
+use crate::autobind;
 use crate::exports::types::*;
 use crate::outcome::Outcome;
+use crate::slot::SlotRef;
 
 /// What recv and send call the flags of preadv2 and pwritev2.
 fn as_message_flags(flags: c_int) -> c_int {
@@ -26,10 +30,10 @@ fn as_message_flags(flags: c_int) -> c_int {
 }
 
 /// Bytes moved by the switch, or its errno.
-fn moved(result: Result<usize, i32>) -> Outcome<ssize_t> {
+fn moved(slot: SlotRef, fd: RawFd, result: Result<usize, i32>) -> Outcome<ssize_t> {
     match result {
         Ok(n) => Outcome::Done(n as ssize_t),
-        Err(errno) => Outcome::Fail(errno),
+        Err(errno) => Outcome::Fail(autobind::stream::ended(&slot.slot.autobind, fd, errno)),
     }
 }
 

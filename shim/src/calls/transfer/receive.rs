@@ -136,7 +136,7 @@ fn take(fd: RawFd, parts: &[iovec], flags: c_int, native: impl FnMut() -> ssize_
     } else {
         receive::receive(slot, fd, &mut Sink::new(parts), flags, native)
     };
-    moved(result)
+    moved(slot, fd, result)
 }
 
 /// MSG_TRUNC on TCP: the bytes are taken and thrown away.

@@ -156,7 +156,7 @@ fn give(fd: RawFd, parts: &[iovec], flags: c_int, native: impl FnMut() -> ssize_
     }
     let left = Sink::new(parts).total;
     let mut source = Memory { parts, part: 0, at: 0, left, sent: 0, flags, native };
-    moved(send::send(slot, fd, &mut source, flags))
+    moved(slot, fd, send::send(slot, fd, &mut source, flags))
 }
 
 /// The application's memory.
