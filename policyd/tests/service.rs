@@ -185,3 +185,56 @@ fn listening(kind: nix::sys::socket::SockType, path: &Path) -> OwnedFd {
     listen(&socket, Backlog::new(16).unwrap()).unwrap();
     socket
 }
+
+/// The units as they are, but for a shorter watchdog.
+#[test]
+fn under_a_real_systemd() {
+    let folder = tempfile::tempdir().unwrap();
+    let units = folder.path().join("units");
+    std::fs::create_dir(&units).unwrap();
+    for name in ["tandem-policyd.service", "tandem-policyd.socket"] {
+        let text = std::fs::read_to_string(unit(name)).unwrap().replace("WatchdogSec=30s", "WatchdogSec=2s");
+        std::fs::write(units.join(name), text).unwrap();
+    }
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd");
+    let mut machine = Command::new("timeout");
+    machine.args(["--kill-after=5", "120"]).arg(tests.join("machine")).arg(folder.path()).arg(&units);
+    machine.arg(Path::new(DAEMON).parent().unwrap()).arg(tests.join("script"));
+    let status = machine.status().unwrap();
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("out").join(name)).unwrap_or_default();
+    if status.code() == Some(77) {
+        return println!("NOT RUN: no machine with systemd can be made here: {}", read("console"));
+    }
+    print!("{}", read("log"));
+    assert!(status.success(), "{status}: {}{}", read("console"), read("log"));
+}
+
+/// The system's configuration need not be there when policyd starts.
+#[test]
+fn a_configuration_that_comes_later_is_found_by_a_reload() {
+    if !is_root() {
+        return println!("NOT RUN: needs root, for an /etc of its own");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("policyd.sock");
+    let setup = "mount -t tmpfs tmpfs /etc && mkdir /etc/tandem && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--net", "sh", "-c", setup, "sh", DAEMON, "--socket"]).arg(&socket);
+    let child = Sleeper(command.stdin(Stdio::null()).spawn().unwrap());
+    eventually("policyd serves", || {
+        std::os::unix::net::UnixStream::connect(tandem_policyd::control::path(&socket)).is_ok()
+    });
+    let networks = || match ask(&socket, Ask::Networks) {
+        tandem_policyd::control::Answer::Networks(all) => all.len(),
+        other => panic!("no networks: {other:?}"),
+    };
+    let reload = || nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.pid() as i32), Signal::SIGHUP).unwrap();
+    assert_eq!(networks(), 0);
+    let file = format!("/proc/{}/root/etc/tandem/policyd.toml", child.pid());
+    std::fs::write(&file, BACKUP).unwrap();
+    reload();
+    eventually("the network is known", || networks() == 1);
+    std::fs::remove_file(&file).unwrap();
+    reload();
+    eventually("and gone with its file", || networks() == 0);
+}

@@ -51,13 +51,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let file = match &arguments.config {
-        Some(path) => Some(path.clone()),
-        None => Some(PathBuf::from(SYSTEM_CONFIG)).filter(|path| path.exists()),
-    };
-    let config = read(file.as_deref())?;
+    let config = read(&arguments)?;
     if arguments.check {
-        check(file.as_deref(), &config);
+        check(file(&arguments).as_deref(), &config);
         return Ok(());
     }
     let named = arguments.socket.clone().or_else(|| config.socket.clone());
@@ -70,16 +66,22 @@ fn run(arguments: Arguments) -> Result<()> {
     };
     let log = arguments.log.clone().or(config.log);
     tandem_policyd::log::start(log.as_deref().unwrap_or("warn"))?;
-    let reread = move || settings_anew(&arguments, file.as_deref(), socket.clone());
+    let reread = move || settings_anew(&arguments, socket.clone());
     daemon::run(settings, readiness, Box::new(reread))
 }
 
-fn read(file: Option<&Path>) -> Result<Config> {
-    file.map_or_else(|| Ok(Config::default()), Config::read)
+/// The system's may come, and go, while policyd runs.
+fn file(arguments: &Arguments) -> Option<PathBuf> {
+    let system = || Some(PathBuf::from(SYSTEM_CONFIG)).filter(|path| path.exists());
+    arguments.config.clone().or_else(system)
 }
 
-fn settings_anew(arguments: &Arguments, file: Option<&Path>, socket: PathBuf) -> Result<Settings> {
-    let config = read(file)?;
+fn read(arguments: &Arguments) -> Result<Config> {
+    file(arguments).map_or_else(|| Ok(Config::default()), |file| Config::read(&file))
+}
+
+fn settings_anew(arguments: &Arguments, socket: PathBuf) -> Result<Settings> {
+    let config = read(arguments)?;
     let socket = arguments.socket.clone().or_else(|| config.socket.clone()).unwrap_or(socket);
     settings(arguments, config, std::path::absolute(socket)?)
 }
