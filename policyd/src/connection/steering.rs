@@ -147,7 +147,7 @@ impl Steering {
     /// Whether an error only says that it was made in the meantime. One that says we may not is remembered.
     fn may_be_there(&mut self, error: &rtnetlink::Error) -> bool {
         let rtnetlink::Error::NetlinkError(message) = error else { return false };
-        let code = message.code.map_or(0, |code| code.get().abs());
+        let code = message.raw_code().abs();
         if code == libc::EPERM || code == libc::EACCES {
             self.refused = true;
             self.tell("rules and tables need CAP_NET_ADMIN: sockets are bound by device instead".to_owned());
