@@ -77,9 +77,16 @@ pub fn open_process(pid: u32) -> io::Result<OwnedFd> {
 
 /// Whether the process has not ended yet.
 pub fn lives(pidfd: &OwnedFd) -> bool {
-    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one pollfd, which the kernel writes to; it does not wait.
-    unsafe { libc::poll(&raw mut poll, 1, 0) == 0 }
+    loop {
+        let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd, which the kernel writes to; it does not wait.
+        match unsafe { libc::poll(&raw mut poll, 1, 0) } {
+            0 => return true,
+            // A signal that is pending (`daemon::linger`) ends even a look.
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return false,
+        }
+    }
 }
 
 /// Returns when the process is dead; never if it can't be watched.
