@@ -329,7 +329,7 @@ def connected():
   return socket.create_connection(('10.79.1.1', 8080))
 said = {}
 def say(name, call):
-  try: said[name] = repr(call())
+  try: said[name] = str(call())
   except OSError as e: said[name] = errno.errorcode[e.errno]
 def polls(s):
   p = select.poll(); p.register(s, select.POLLIN); p.poll()
