@@ -20,6 +20,8 @@ use crate::ways::Way;
 pub enum Carried {
     /// Every warmed-up connection, both ways.
     Yes,
+    /// Bytes went into a ring; they may have come back to TCP before anybody read them.
+    Sent,
     /// It may stay on TCP: the outcome alone counts.
     Perhaps,
     /// It must stay on TCP.
@@ -198,13 +200,16 @@ impl<'a> Pair<'a> {
         let Some(status) = &seen.status else { return complaints.join("; ") };
         let carried = if way.both() || self.others { self.carried } else { Carried::Never };
         match carried {
+            Carried::Sent if status.carried == 0 || status.tx_companion == 0 => {
+                complaints.push(format!("nothing was carried: {}", status.whole));
+            }
             Carried::Yes => {
                 complaints.extend(seen.uncarried.clone());
                 if status.carried == 0 || status.tx_companion == 0 || status.rx_companion == 0 {
                     complaints.push(format!("nothing was carried: {}", status.whole));
                 }
             }
-            Carried::Perhaps => {}
+            Carried::Sent | Carried::Perhaps => {}
             Carried::Never if !status.nothing_carried() => {
                 complaints.push(format!("carried, but must not be: {}", status.whole));
             }
