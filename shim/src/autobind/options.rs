@@ -203,8 +203,8 @@ pub unsafe fn get(
             }
             record.told_device() as c_int
         }
-        // SAFETY: by the caller.
         (libc::SOL_SOCKET, libc::SO_ERROR) if record.has(is::FAILS) => {
+            // SAFETY: by the caller.
             return unsafe { error(record, fd, value, length) };
         }
         (libc::IPPROTO_IP, IP_UNICAST_IF) if record.has(is::OUR_UNICAST_V4) => 0,
