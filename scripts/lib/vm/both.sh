@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+# What runs for one host or for both at once: its output passed on, its end awaited. Used here, with guests, and inside a
+# guest, with commands. Needs common.sh.
+
+GRACE=20 # seconds that one host's command has after the other's has failed
+declare -A PROCESS=() PUMPS=() ENDED=()
+
+# start_for HOST COMMAND...: in the background, within LIMIT. QEMU opens its stdout and stderr again by name, which loses
+# a file's content and fails for a socket; so what is started here has pipes.
+start_for() {
+    local host=$1 stream
+    shift
+    for stream in out err; do
+        mkfifo "$SCRATCH/$stream.$host"
+        pump "$stream" "$host" &
+        PUMPS[$host]+=" $!"
+    done
+    setpriv --pdeathsig TERM timeout --kill-after=2 "$LIMIT" "$@" >"$SCRATCH/out.$host" 2>"$SCRATCH/err.$host" </dev/null &
+    PROCESS[$host]=$!
+    CHILDREN+=("$!")
+}
+
+# Of two hosts the lines say whose they are.
+pump() {
+    local command=(cat)
+    [ ${#HOSTS[@]} = 1 ] || command=(stdbuf -oL sed "s/^/host$2: /")
+    # It ends when the writer does, not before.
+    trap '' INT TERM
+    if [ "$1" = out ]; then exec "${command[@]}" <"$SCRATCH/out.$2"; else exec "${command[@]}" <"$SCRATCH/err.$2" >&2; fi
+}
+
+# Until all have ended; each one's exit status is in ENDED.
+await_all() {
+    local host failed='' since=0
+    while [ ${#PROCESS[@]} -gt 0 ]; do
+        sleep 0.1
+        for host in "${!PROCESS[@]}"; do
+            kill -0 "${PROCESS[$host]}" 2>/dev/null && continue
+            reap "$host"
+            [ "${ENDED[$host]}" = 0 ] || [ -n "$failed" ] || { failed=$host && since=$SECONDS; }
+        done
+        if [ -n "$failed" ] && [ ${#PROCESS[@]} -gt 0 ] && [ $((SECONDS - since)) -ge "$GRACE" ]; then
+            say "vm: host$failed failed with ${ENDED[$failed]} $GRACE s ago; ending the other one."
+            for host in "${!PROCESS[@]}"; do kill "${PROCESS[$host]}"; done
+            since=$((SECONDS + LIMIT))
+        fi
+    done
+}
+
+reap() {
+    local host=$1 pump status=0
+    wait "${PROCESS[$host]}" || status=$?
+    forget "${PROCESS[$host]}"
+    unset "PROCESS[$host]"
+    for pump in ${PUMPS[$host]}; do wait "$pump"; done
+    rm -f "$SCRATCH/out.$host" "$SCRATCH/err.$host"
+    ENDED[$host]=$status
+}
