@@ -29,7 +29,7 @@ claim_number() {
 choose_names() {
     local host
     ADDRESS=([1]="198.18.$NUMBER.1" [2]="198.18.$NUMBER.2")
-    ADDRESS6=([1]="fd54:6e64:$NUMBER::1" [2]="fd54:6e64:$NUMBER::2")
+    ADDRESS6=([1]="fd54:6e64:a$NUMBER::1" [2]="fd54:6e64:a$NUMBER::2")
     for host in 1 2; do
         HOST_NAME[host]=host$host
         DEVICE[host]=rxe$host
