@@ -48,11 +48,39 @@ await_all() {
 }
 
 reap() {
-    local host=$1 pump status=0
+    local host=$1 status=0
     wait "${PROCESS[$host]}" || status=$?
     forget "${PROCESS[$host]}"
-    unset "PROCESS[$host]"
-    for pump in ${PUMPS[$host]}; do wait "$pump"; done
-    rm -f "$SCRATCH/out.$host" "$SCRATCH/err.$host"
     ENDED[$host]=$status
+    end_rest "$host"
+}
+
+# What the command has left running (`timeout` made a process group of it) ends with it, so that nobody waits for what it
+# might still print; what it did print is passed on.
+end_rest() {
+    local host=$1 tries pump
+    kill -KILL -- "-${PROCESS[$host]}" 2>/dev/null
+    unset "PROCESS[$host]"
+    for pump in ${PUMPS[$host]}; do
+        # Only a process that made a group of its own can still hold the pipe.
+        for tries in {1..60}; do
+            kill -0 "$pump" 2>/dev/null || break
+            [ "$tries" != 60 ] || kill -KILL "$pump" 2>/dev/null
+            sleep 0.05
+        done
+        wait "$pump" 2>/dev/null
+    done
+    rm -f "$SCRATCH/out.$host" "$SCRATCH/err.$host"
+}
+
+# The way out, by a signal too.
+end_all() {
+    trap '' INT TERM HUP
+    local host pid
+    for host in "${!PROCESS[@]}"; do
+        pid=${PROCESS[$host]}
+        stop "$pid"
+        end_rest "$host"
+    done
+    clean_up
 }

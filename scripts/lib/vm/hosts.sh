@@ -139,7 +139,7 @@ describe() {
 run_here() {
     claim_number
     choose_names
-    trap 'clean_up; unmake' EXIT
+    trap 'end_all; unmake' EXIT
     "make_$MODE" || fail "the devices could not be made; the message is above."
     local status=0
     run_command 1 || status=$?
