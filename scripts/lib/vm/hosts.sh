@@ -15,29 +15,29 @@ load_modules() {
     done
 }
 
-# Names and addresses must not collide with those of another run on this host: each run has a number, by a lock that ends with it.
+# A guest has number 0. Of a host each run has a number of its own, by a lock that ends with it, so that names and addresses
+# collide with no other run's.
 claim_number() {
-    for ((NUMBER = 0; NUMBER < 250; NUMBER++)); do
+    mkdir -p /run/lock
+    for ((NUMBER = 1; NUMBER < 250; NUMBER++)); do
         exec {NUMBER_LOCK}>"/run/lock/tandem-vm.$NUMBER" || fail "cannot write /run/lock/tandem-vm.$NUMBER."
         flock --nonblock "$NUMBER_LOCK" && return
         exec {NUMBER_LOCK}>&-
     done
-    fail "250 others run on this host already."
+    fail "249 others run on this host already."
 }
 
-# Sets what the command will see; the same names for one host and for two. Addresses are of the range for benchmarks.
+# Addresses are of the range for benchmarks.
 choose_names() {
-    local host
+    local host before='' after=''
     ADDRESS=([1]="198.18.$NUMBER.1" [2]="198.18.$NUMBER.2")
     ADDRESS6=([1]="fd54:6e64:a$NUMBER::1" [2]="fd54:6e64:a$NUMBER::2")
+    [ "$NUMBER" = 0 ] || before=tvm$NUMBER- after=_tvm$NUMBER
     for host in 1 2; do
-        HOST_NAME[host]=host$host
-        DEVICE[host]=rxe$host
-        WIRE_END[host]=wire$host
-        TCP_END[host]=tcp$host
-        if [ "$NUMBER" != 0 ]; then
-            HOST_NAME[host]+=-$NUMBER DEVICE[host]+=_$NUMBER WIRE_END[host]+=-$NUMBER TCP_END[host]+=-$NUMBER
-        fi
+        HOST_NAME[host]=${before}host$host
+        DEVICE[host]=rxe$host$after
+        WIRE_END[host]=${before}wire$host
+        TCP_END[host]=${before}tcp$host
     done
 }
 
@@ -52,10 +52,11 @@ make_namespaces() {
     local host end
     ip link set lo up
     ip link add "${WIRE_END[1]}" mtu 4200 type veth peer name "${WIRE_END[2]}" mtu 4200 || return
-    for end in all "${WIRE_END[@]}"; do
-        # Both ends are this kernel's own: without these nobody answers ARP.
+    for end in "${WIRE_END[@]}"; do
+        # Both ends are this kernel's own: without these nobody answers ARP. (Of rp_filter the greater counts, this or that of
+        # all interfaces, and 1 is the strict one.)
         echo 1 >"/proc/sys/net/ipv4/conf/$end/accept_local"
-        echo 0 >"/proc/sys/net/ipv4/conf/$end/rp_filter"
+        echo 2 >"/proc/sys/net/ipv4/conf/$end/rp_filter"
     done
     for host in 1 2; do ip netns add "${HOST_NAME[host]}" || return; done
     ip link add "${TCP_END[1]}" mtu 4200 netns "${HOST_NAME[1]}" type veth peer name "${TCP_END[2]}" mtu 4200 netns "${HOST_NAME[2]}" || return
@@ -107,8 +108,8 @@ add_device() {
     return 1
 }
 
-# What was made on a host that is not a guest. Every process that used a device must be gone: on a live queue pair
-# the kernel's command waits for its holder.
+# For a host that is not a guest; also what a run that was killed has left under this number. Every process that used a
+# device must be gone: with a live queue pair the kernel's command waits for its holder.
 unmake() {
     local host device
     for host in 1 2; do
@@ -139,6 +140,7 @@ describe() {
 run_here() {
     claim_number
     choose_names
+    unmake
     trap 'end_all; unmake' EXIT
     "make_$MODE" || fail "the devices could not be made; the message is above."
     local status=0
