@@ -6,10 +6,12 @@
 //! - `ways`, `pair`, `page`: which ends are preloaded; two-ended programs and their hand-shake page
 //! - `apps`: a real server and its real clients, every way
 //! - `namespace`, `patience`: a network of the test's own; waiting for what others do
+//! - `host`: the hosts that `scripts/vm` has made for a test that runs inside
 //! - `proof`: what a test says that it has proved
 
 pub mod apps;
 pub mod artifacts;
+pub mod host;
 pub mod namespace;
 pub mod page;
 pub mod pair;
@@ -20,6 +22,7 @@ pub mod programs;
 pub mod proof;
 pub mod ways;
 
+pub use host::Host;
 pub use page::Page;
 pub use pair::{Carried, Pair};
 pub use policyd::Policyd;

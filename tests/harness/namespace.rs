@@ -1,9 +1,12 @@
-//! A network namespace of the test's own, for what only a whole network can show.
+//! A network namespace, mostly of the test's own, for what only a whole network can show.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub struct Namespace(String);
+pub struct Namespace {
+    name: String,
+    ours: bool,
+}
 
 impl Namespace {
     /// With `lo` up; `None`, and said so, where this user may not make one.
@@ -15,18 +18,23 @@ impl Namespace {
             println!("{test}: NOT RUN: no network namespace can be made here (needs root and iproute2): {made:?}");
             return None;
         }
-        let namespace = Self(name);
+        let namespace = Self { name, ours: true };
         namespace.must("ip link set lo up");
         Some(namespace)
     }
 
+    /// One that somebody else has made and will remove.
+    pub fn of_others(name: String) -> Self {
+        Self { name, ours: false }
+    }
+
     pub fn name(&self) -> &str {
-        &self.0
+        &self.name
     }
 
     /// A shell line inside; whether it succeeded.
     pub fn shell(&self, line: &str) -> Result<(), String> {
-        let output = Command::new("ip").args(["netns", "exec", &self.0, "sh", "-ec", line]).output();
+        let output = Command::new("ip").args(["netns", "exec", &self.name, "sh", "-ec", line]).output();
         let output = output.map_err(|e| e.to_string())?;
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
@@ -39,6 +47,8 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
+        if self.ours {
+            let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::namespace::Namespace;
-use crate::patience::within;
+use crate::patience::{stretched, within};
 use crate::policyd::Policyd;
 
 /// A directory that lives as long as one test run: captures, sockets, pages, data.
@@ -230,7 +230,7 @@ impl Running {
 
     /// Waits for its end; past the limit it is killed and `TimedOut` is its end.
     pub fn wait(&mut self, limit: Duration) -> Outcome {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + stretched(limit);
         let mut pause = Duration::from_micros(500);
         while !self.ended() && Instant::now() < deadline {
             thread::sleep(pause);

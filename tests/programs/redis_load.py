@@ -1,6 +1,6 @@
 """A pipelined load on redis over several connections: random-size values (1 B to 4 MiB), every reply checked by content.
 
-usage: redis_load.py PORT SEED MEBIBYTES
+usage: redis_load.py PORT SEED MEBIBYTES [ADDRESS]
 """
 import random
 import socket
@@ -10,6 +10,7 @@ import threading
 from load import each_connection
 
 PORT, SEED, TOTAL = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) << 20
+ADDRESS = sys.argv[4] if len(sys.argv) > 4 else "127.0.0.1"
 NOISE = random.Random(SEED).randbytes(8 << 20)
 CONNECTIONS = 4
 
@@ -66,7 +67,7 @@ class Replies:
 def run(number):
     dice = random.Random(SEED * 1000 + number)
     model, done, checked = {}, 0, 0
-    with socket.create_connection(("127.0.0.1", PORT)) as sock:
+    with socket.create_connection((ADDRESS, PORT)) as sock:
         replies = Replies(sock)
         while done < TOTAL // CONNECTIONS:
             out, expected, size = [], [], 0

@@ -1,0 +1,32 @@
+//! Where there are RDMA devices: rdma_rxe in guests, by `scripts/vm`, with Debian's own kernel.
+//!
+//! Tests named here start `scripts/vm`, and with it this very program inside, which runs the tests of one module there:
+//! - `one`: one host with one device
+//! - `namespaces`: two hosts of one guest
+//! - `guests`: two guests; the same test runs on both
+//!
+//! `script`: what `scripts/vm` promises whoever runs it.
+
+mod guests;
+mod namespaces;
+mod one;
+mod redis;
+mod script;
+mod vm;
+
+use vm::run_inside;
+
+#[test]
+fn in_one_host() {
+    run_inside(&["one"], "one::");
+}
+
+#[test]
+fn in_two_namespaces() {
+    run_inside(&["namespaces", "--once"], "namespaces::");
+}
+
+#[test]
+fn in_two_guests() {
+    run_inside(&["guests"], "guests::");
+}

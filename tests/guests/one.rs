@@ -1,0 +1,107 @@
+//! One host with one device, inside `scripts/vm one`.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use tandem_tests::apps::each_way;
+use tandem_tests::host;
+use tandem_tests::process::system_program;
+use tandem_tests::{End, Launch, Outcome, Proof, Scratch, Way};
+
+use crate::{redis, vm};
+
+#[test]
+#[ignore = "runs inside scripts/vm one"]
+fn rxe_carries_packets() {
+    let host = host::one();
+    let mut proof = Proof::new("rxe_carries_packets");
+    let scratch = Scratch::new();
+    let mut exchange = |what: &str, server: Launch, client: Launch, least: u64| {
+        let before = host.counter("sent_pkts");
+        let mut server = server.spawn(&scratch);
+        sleep(Duration::from_secs(2));
+        client.run(&scratch, Duration::from_secs(30)).succeeded();
+        server.wait(Duration::from_secs(30)).succeeded();
+        let packets = host.counter("sent_pkts") - before;
+        assert!(packets >= least, "{what}: {packets} packets sent, at least {least} were to be");
+        proof.fact(format!("{what}: {packets} packets sent by {}", host.device));
+    };
+    let rping = |name, role| {
+        Launch::new(name, system_program("rping")).args([role, "-a", &host.address, "-C", "5", "-S", "8192"])
+    };
+    exchange("rping, 5 times 8 KiB", rping("server", "-s"), rping("client", "-c"), 5 * 2 * 2);
+    // By hand, without the connection manager: as Tandem is to do it.
+    let bandwidth = |name| {
+        let launch = Launch::new(name, system_program("ib_write_bw"));
+        launch.args(["-F", "-d", &host.device, "-x", "1", "-n", "200", "-s", "65536"])
+    };
+    exchange("ib_write_bw, 200 times 64 KiB", bandwidth("server"), bandwidth("client").arg(&host.address), 200 * 16);
+    proof.print();
+}
+
+/// Debian's own kernel is what most will run this on; the kernel that the other tests see may be much newer.
+#[test]
+#[ignore = "runs inside scripts/vm one"]
+fn redis_is_carried_by_shared_memory() {
+    host::one();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+    let test = format!("redis_is_carried_by_shared_memory (Linux {})", release.trim());
+    each_way(&test, &Way::four_and_failing_back(50), |field| {
+        let server = field.serve(redis::server("127.0.0.1", field.port).current_dir(field.scratch.path()));
+        let load = |words: &[&str]| field.ask(redis::benchmark("127.0.0.1", field.port, words), 60).succeeded();
+        let mut seen = tests_of(&load(&["-c", "1", "-n", "500", "-t", "set,get,incr,lrange_100"]));
+        seen.extend(tests_of(&load(&["-c", "50", "-P", "4", "-n", "4000", "-t", "set,get"])));
+        let checked = field.ask(redis::checked_load("127.0.0.1", field.port, 16), 60).succeeded();
+        seen.extend([checked.text(), field.stop(server, libc::SIGTERM)]);
+        seen
+    });
+}
+
+/// The first column names the test; the others are rates.
+fn tests_of(outcome: &Outcome) -> Vec<String> {
+    outcome.text().lines().map(|line| line.split(',').next().unwrap_or_default().to_owned()).collect()
+}
+
+/// A guest has rdma_rxe itself: to `scripts/vm` it is as good a host as any.
+#[test]
+#[ignore = "runs inside scripts/vm one"]
+fn a_host_with_rxe_needs_no_guest() {
+    host::one();
+    let before = devices();
+    let scratch = Scratch::new();
+    let line = "timeout 60 ib_write_bw -F -d $TANDEM_VM_DEVICE -x 1 -n 50 >&2 & sleep 2
+        timeout 60 ib_write_bw -F -d $TANDEM_VM_DEVICE -x 1 -n 50 $TANDEM_VM_PEER >&2 && wait $! || exit 1
+        cat /sys/class/infiniband/$TANDEM_VM_DEVICE/ports/1/hw_counters/sent_pkts; exit 9";
+    let launch = vm::launch(&["one", "--", "bash", "-c", line], &scratch).env("TANDEM_VM_GUEST", "");
+    let outcome = launch.run(&scratch, Duration::from_secs(60));
+    assert_eq!(outcome.end, End::Exit(9), "{outcome}");
+    let packets: u64 = outcome.text().trim().parse().unwrap_or_else(|e| panic!("{e}: {outcome}"));
+    assert!(packets >= 50, "{outcome}");
+
+    let line = "ip -br addr show | grep -c $TANDEM_VM_ADDRESS; timeout 20 busybox ping -c 1 $TANDEM_VM_PEER >/dev/null; exit $?";
+    let outcome =
+        vm::launch(&["namespaces", "--", "bash", "-c", line], &scratch).run(&scratch, Duration::from_secs(60));
+    assert_eq!(outcome.end, End::Exit(0), "{outcome}");
+    let text = outcome.text();
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["host1: 1", "host2: 1"], "{outcome}");
+
+    assert_eq!(devices(), before, "devices are left, or gone");
+    let mut proof = Proof::new("a_host_with_rxe_needs_no_guest");
+    proof.fact(format!(
+        "scripts/vm one in here made its own device ({packets} packets), and two namespaces; nothing is left"
+    ));
+    proof.print();
+}
+
+fn devices() -> Vec<String> {
+    let names = |folder: &str| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| format!("{folder}/{}", entry.file_name().display())).collect::<Vec<_>>()
+    };
+    let mut all = [names("/sys/class/infiniband"), names("/sys/class/net"), names("/run/netns")].concat();
+    all.sort();
+    all
+}
