@@ -57,7 +57,11 @@ fn between_hosts_without_a_provider_it_is_tcp() {
         assert!(policyd.status().nothing_carried(), "carried? {}", policyd.status().whole);
     }
     assert!(!client.ended() && !server.ended(), "the load and the server still run");
-    proof.fact(format!("{} bytes checked as natively; {} rows on both hosts: not-local", native.len(), rows.len()));
+    let connections = native.lines().count();
+    proof.fact(format!(
+        "{connections} connections of a checked load as natively; {} rows on both hosts: not-local",
+        rows.len()
+    ));
     proof.print();
 }
 
