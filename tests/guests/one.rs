@@ -67,7 +67,7 @@ fn tests_of(outcome: &Outcome) -> Vec<String> {
 #[test]
 #[ignore = "runs inside scripts/vm one"]
 fn a_host_with_rxe_needs_no_guest() {
-    host::one();
+    let host = host::one();
     let before = devices();
     let scratch = Scratch::new();
     let line = "timeout 60 ib_write_bw -F -d $TANDEM_VM_DEVICE -x 1 -n 50 >&2 & sleep 2
@@ -87,6 +87,16 @@ fn a_host_with_rxe_needs_no_guest() {
     let mut lines: Vec<_> = text.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["host1: 1", "host2: 1"], "{outcome}");
+
+    // Who is not root can make no device, but use what is there.
+    let line = "id -u; echo $TANDEM_VM_DEVICE $TANDEM_VM_ADDRESS; ibv_devinfo -d $TANDEM_VM_DEVICE >/dev/null";
+    let words = ["--reuid=nobody", "--regid=nogroup", "--clear-groups"];
+    let launch = Launch::new("nobody", system_program("setpriv")).args(words).arg(vm::script());
+    let launch = launch.args(["one", "--", "sh", "-c", line]).env("TMPDIR", "/tmp");
+    let outcome = launch.run(&scratch, Duration::from_secs(60)).succeeded();
+    let nobody = outcome.text().lines().next().unwrap_or_default().to_owned();
+    assert_eq!(outcome.text(), format!("{nobody}\n{} {}\n", host.device, host.address), "{outcome}");
+    assert_ne!(nobody, "0", "{outcome}");
 
     assert_eq!(devices(), before, "devices are left, or gone");
     let mut proof = Proof::new("a_host_with_rxe_needs_no_guest");

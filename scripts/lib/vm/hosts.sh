@@ -136,8 +136,35 @@ describe() {
     fi
 }
 
-# On a host that is not a guest.
+# The first device that is up.
+active_device() {
+    local state
+    for state in /sys/class/infiniband/*/ports/1/state; do
+        grep -qs ACTIVE "$state" && cut -d/ -f5 <<<"$state" && return
+    done
+    return 1
+}
+
+# By a device that is there, whatever it is: nothing is made and nothing is removed.
+run_by_device() {
+    local port=/sys/class/infiniband/$DEVICE_NAME/ports/1 interface
+    [ -d "$port" ] || fail "this host has no RDMA device $DEVICE_NAME; those it has: $(echo /sys/class/infiniband/*)."
+    interface=$(cat "$port"/gid_attrs/ndevs/* 2>/dev/null | head -n1)
+    WIRE_END[1]=$interface DEVICE[1]=$DEVICE_NAME
+    ADDRESS[1]=$(address_of -4 "$interface") ADDRESS6[1]=$(address_of -6 "$interface")
+    [ -n "${ADDRESS[1]}" ] || fail "the RDMA device $DEVICE_NAME has no interface with an IPv4 address."
+    say "vm: on this host, by its device $DEVICE_NAME."
+    local status=0
+    run_command 1 || status=$?
+    exit "$status"
+}
+
+# address_of -4|-6 INTERFACE
+address_of() { ip "$1" -o addr show dev "${2:-none}" scope global 2>/dev/null | awk '{ sub("/.*", "", $4); print $4; exit }'; }
+
+# On a host that is not a guest, by devices made for this.
 run_here() {
+    say "vm: on this host, by rdma_rxe."
     claim_number
     choose_names
     unmake
