@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tandem_tests::artifacts::{artifacts, native_only, target};
-use tandem_tests::{End, Launch, Outcome, Scratch, programs};
+use tandem_tests::{End, Launch, Outcome, Scratch};
 
 /// The script has its own, shorter limit: this one is for a script that does not keep it.
 const SLACK: Duration = Duration::from_secs(60);
@@ -28,7 +28,6 @@ pub fn run_inside(words: &[&str], filter: &str) {
         println!("{filter} NOT RUN: there is nothing to compare in native mode");
         return;
     }
-    programs::program("rounds"); // compilers are slow in a guest
     let (scratch, shared) = (Scratch::new(), Scratch::new());
     let limit = limit();
     let this = env::current_exe().expect("own path");
@@ -53,7 +52,7 @@ pub fn run_inside(words: &[&str], filter: &str) {
 /// Boot included. An emulated guest on a busy host takes minutes to boot.
 fn limit() -> Duration {
     let said = env::var("TANDEM_TESTS_VM_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(said.unwrap_or(540))
+    Duration::from_secs(said.unwrap_or(900))
 }
 
 /// How many hosts say that tests passed; `None` when one of them ran no test at all: then the filter is wrong.
