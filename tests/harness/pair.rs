@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::artifacts::native_only;
 use crate::namespace::Namespace;
 use crate::page::Page;
-use crate::patience::within;
+use crate::patience::{stretched, within};
 use crate::policyd::{Policyd, Status};
 use crate::process::{End, Outcome, Running, Scratch};
 use crate::programs;
@@ -232,7 +232,7 @@ impl<'a> Pair<'a> {
         let mut client = (!self.alone).then(|| self.launch("client", &scratch, way.for_client(&policyd), way));
 
         let mut watch = Watch { uncarried: Vec::new(), asked_at: None, tampered: false };
-        let deadline = Instant::now() + self.limit;
+        let deadline = Instant::now() + stretched(self.limit);
         while !(server.ended() && client.as_mut().is_none_or(Running::ended)) && Instant::now() < deadline {
             watch.look(self, way, &page, &mut policyd);
             thread::sleep(Duration::from_millis(2));
