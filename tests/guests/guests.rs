@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tandem_tests::host;
-use tandem_tests::process::system_program;
-use tandem_tests::{Launch, Proof, Scratch};
+use tandem_tests::{Proof, Scratch};
+
+use crate::perftest;
 
 #[test]
 #[ignore = "runs inside scripts/vm guests"]
@@ -12,11 +13,10 @@ fn rdma_crosses_the_wire() {
     let (host, peer) = host::guest();
     let scratch = Scratch::new();
     let before = host.counter("sent_pkts");
-    let bandwidth = Launch::new("ib_write_bw", system_program("ib_write_bw"));
-    let bandwidth = bandwidth.args(["-F", "-d", &host.device, "-x", "1", "-n", "100", "-s", "65536"]);
+    let bandwidth = perftest::bandwidth("ib_write_bw", &host, 100);
     if peer.server {
         let mut server = bandwidth.spawn(&scratch);
-        std::thread::sleep(Duration::from_secs(3));
+        perftest::await_listening(&mut server);
         peer.tell("serving");
         server.wait(Duration::from_secs(60)).succeeded();
     } else {

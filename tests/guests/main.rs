@@ -10,6 +10,7 @@
 mod guests;
 mod namespaces;
 mod one;
+mod perftest;
 mod redis;
 mod script;
 mod vm;

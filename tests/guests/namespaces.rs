@@ -1,6 +1,5 @@
 //! Two hosts in one guest, inside `scripts/vm namespaces --once`.
 
-use std::thread::sleep;
 use std::time::Duration;
 
 use tandem_tests::host::{self, Host};
@@ -9,7 +8,7 @@ use tandem_tests::policyd::Row;
 use tandem_tests::process::system_program;
 use tandem_tests::{Launch, Policyd, Proof, Running, Scratch};
 
-use crate::redis;
+use crate::{perftest, redis};
 
 #[test]
 #[ignore = "runs inside scripts/vm namespaces"]
@@ -18,13 +17,10 @@ fn rdma_goes_by_its_own_wire() {
     let scratch = Scratch::new();
     let sent = || hosts.each_ref().map(|host| host.counter("sent_pkts"));
     let before = sent();
-    let bandwidth = |name, host: &Host| {
-        let launch = Launch::new(name, system_program("ib_write_bw")).in_namespace(host.namespace.as_ref());
-        launch.args(["-F", "-d", &host.device, "-x", "1", "-n", "200", "-s", "65536"])
-    };
-    let mut server = bandwidth("server", &hosts[1]).spawn(&scratch);
-    sleep(Duration::from_secs(2));
-    bandwidth("client", &hosts[0]).arg(&hosts[1].address).run(&scratch, Duration::from_secs(30)).succeeded();
+    let mut server = perftest::bandwidth("server", &hosts[1], 200).spawn(&scratch);
+    perftest::await_listening(&mut server);
+    let client = perftest::bandwidth("client", &hosts[0], 200).arg(&hosts[1].address);
+    client.run(&scratch, Duration::from_secs(30)).succeeded();
     server.wait(Duration::from_secs(30)).succeeded();
     let packets = [sent()[0] - before[0], sent()[1] - before[1]];
     assert!(packets[0] >= 200 * 16 && packets[1] > 0, "{packets:?} packets sent");

@@ -1,15 +1,16 @@
 //! One host with one device, inside `scripts/vm one`.
 
 use std::fs;
-use std::thread::sleep;
+use std::process::Command;
 use std::time::Duration;
 
 use tandem_tests::apps::each_way;
 use tandem_tests::host;
+use tandem_tests::patience::within;
 use tandem_tests::process::system_program;
 use tandem_tests::{End, Launch, Outcome, Proof, Scratch, Way};
 
-use crate::{redis, vm};
+use crate::{perftest, redis, vm};
 
 #[test]
 #[ignore = "runs inside scripts/vm one"]
@@ -17,27 +18,38 @@ fn rxe_carries_packets() {
     let host = host::one();
     let mut proof = Proof::new("rxe_carries_packets");
     let scratch = Scratch::new();
-    let mut exchange = |what: &str, server: Launch, client: Launch, least: u64| {
+    let mut exchange = |what: &str, least: u64, run: &dyn Fn()| {
         let before = host.counter("sent_pkts");
-        let mut server = server.spawn(&scratch);
-        sleep(Duration::from_secs(2));
-        client.run(&scratch, Duration::from_secs(30)).succeeded();
-        server.wait(Duration::from_secs(30)).succeeded();
+        run();
         let packets = host.counter("sent_pkts") - before;
         assert!(packets >= least, "{what}: {packets} packets sent, at least {least} were to be");
         proof.fact(format!("{what}: {packets} packets sent by {}", host.device));
     };
-    let rping = |name, role| {
-        Launch::new(name, system_program("rping")).args([role, "-a", &host.address, "-C", "5", "-S", "8192"])
-    };
-    exchange("rping, 5 times 8 KiB", rping("server", "-s"), rping("client", "-c"), 5 * 2 * 2);
-    // By hand, without the connection manager: as Tandem is to do it.
-    let bandwidth = |name| {
-        let launch = Launch::new(name, system_program("ib_write_bw"));
-        launch.args(["-F", "-d", &host.device, "-x", "1", "-n", "200", "-s", "65536"])
-    };
-    exchange("ib_write_bw, 200 times 64 KiB", bandwidth("server"), bandwidth("client").arg(&host.address), 200 * 16);
+    exchange("rping, 5 times 8 KiB", 5 * 2 * 2, &|| {
+        let rping = |name, role| {
+            Launch::new(name, system_program("rping")).args([role, "-a", &host.address, "-C", "5", "-S", "8192"])
+        };
+        let mut server = rping("server", "-s").spawn(&scratch);
+        await_rdma_listener();
+        rping("client", "-c").run(&scratch, Duration::from_secs(30)).succeeded();
+        server.wait(Duration::from_secs(30)).succeeded();
+    });
+    exchange("ib_write_bw, 200 times 64 KiB", 200 * 16, &|| {
+        let mut server = perftest::bandwidth("server", &host, 200).spawn(&scratch);
+        perftest::await_listening(&mut server);
+        let client = perftest::bandwidth("client", &host, 200).arg(&host.address);
+        client.run(&scratch, Duration::from_secs(30)).succeeded();
+        server.wait(Duration::from_secs(30)).succeeded();
+    });
     proof.print();
+}
+
+fn await_rdma_listener() {
+    let listens = || {
+        let output = Command::new("rdma").args(["resource", "show", "cm_id"]).output().expect("rdma (iproute2)");
+        String::from_utf8_lossy(&output.stdout).contains("LISTEN")
+    };
+    assert!(within(Duration::from_secs(20), Duration::from_millis(100), listens), "rping does not listen");
 }
 
 /// Debian's own kernel is what most will run this on; the kernel that the other tests see may be much newer.
@@ -70,8 +82,9 @@ fn a_host_with_rxe_needs_no_guest() {
     let host = host::one();
     let before = devices();
     let scratch = Scratch::new();
-    let line = "timeout 60 ib_write_bw -F -d $TANDEM_VM_DEVICE -x 1 -n 50 >&2 & sleep 2
-        timeout 60 ib_write_bw -F -d $TANDEM_VM_DEVICE -x 1 -n 50 $TANDEM_VM_PEER >&2 && wait $! || exit 1
+    let line = "bandwidth() { timeout 200 ib_write_bw -F -u 20 -d $TANDEM_VM_DEVICE -x 1 -n 50 \"$@\" >&2; }
+        bandwidth & until ss -ltn | grep -q :18515; do sleep 0.1; done
+        bandwidth $TANDEM_VM_PEER && wait $! || exit 1
         cat /sys/class/infiniband/$TANDEM_VM_DEVICE/ports/1/hw_counters/sent_pkts; exit 9";
     let launch = vm::launch(&["one", "--", "bash", "-c", line], &scratch).env("TANDEM_VM_GUEST", "");
     let outcome = launch.run(&scratch, Duration::from_secs(60));
