@@ -10,7 +10,7 @@ use tandem_tests::{Host, Launch, Running};
 /// 4 s before a packet is sent again. With perftest's own 67 ms a busy, emulated host is taken for a lossy wire, and rxe in
 /// Linux 6.1 answers a part of a message that comes twice by ending the queue pair ("Failed status 9").
 const TIMEOUT: &str = "20";
-const PORT: &str = ":4855 ";
+const PORT: u16 = 18515;
 
 /// 64 KiB a message; the client's address of the server is still to come.
 pub fn bandwidth(name: &str, host: &Host, messages: u64) -> Launch {
@@ -22,10 +22,11 @@ pub fn bandwidth(name: &str, host: &Host, messages: u64) -> Launch {
 #[track_caller]
 pub fn await_listening(server: &mut Running) {
     let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{}/net/{table}", server.pid()));
+    let port = format!(":{PORT:04X} ");
     let listens = |table: &String| {
         let text = fs::read_to_string(table).unwrap_or_default();
         // Local address, remote address, state.
-        text.lines().any(|line| line.contains(PORT) && line.split_whitespace().nth(3) == Some("0A"))
+        text.lines().any(|line| line.contains(&port) && line.split_whitespace().nth(3) == Some("0A"))
     };
     let ready =
         within(Duration::from_secs(20), Duration::from_millis(50), || tables.iter().any(listens) || server.ended());
