@@ -89,6 +89,18 @@ class Process:
             raise self.failed(f"ended with {self._process.returncode}", rest)
         return (self._buffer + rest).decode()
 
+    def finish(self, seconds):
+        """Ends its stdin, and waits for its own end."""
+        self.tell_end()
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise self.failed(f"did not end within {seconds:.0f} s of its stdin's end") from None
+
+    def tell_end(self):
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
     def ended(self):
         return self._process.poll() is not None
 

@@ -6,12 +6,13 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use crate::orders::obey;
+use crate::orders::{obey, say};
 use crate::wire::read_whole;
 
 #[derive(clap::Args)]
@@ -23,6 +24,10 @@ pub struct Options {
     /// Not for a time: so many pairs of calls, after a warm-up, for who counts instructions or system calls
     #[arg(long)]
     pairs: Option<u64>,
+    /// With `--pairs`, for who traces memory: prints a marker's address and the mappings; writes the marker before,
+    /// between and after the two calls
+    #[arg(long)]
+    mark: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,6 +57,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     if let Some(pairs) = options.pairs {
+        if options.mark {
+            say(&format!("marker {:x}", MARKER.as_ptr() as usize))?;
+            say(&std::fs::read_to_string("/proc/self/maps")?)?;
+        }
         for _ in 0..pairs {
             pair.exchange(&mut buffer)?;
         }
@@ -71,6 +80,12 @@ fn measured(pair: &mut Pair, buffer: &mut [u8], time: Duration) -> anyhow::Resul
     }
     let nanoseconds = started.elapsed().as_nanos() as f64 / (2 * pairs) as f64;
     Ok(json!({ "nanoseconds": nanoseconds, "bytes": pairs * buffer.len() as u64 }))
+}
+
+static MARKER: AtomicU8 = AtomicU8::new(0);
+
+fn mark() {
+    MARKER.store(1, Ordering::Release);
 }
 
 enum Pair {
@@ -107,8 +122,11 @@ impl Pair {
     fn exchange(&mut self, buffer: &mut [u8]) -> anyhow::Result<()> {
         match self {
             Self::Streams(writer, reader) => {
+                mark();
                 writer.write_all(buffer)?;
+                mark();
                 read_whole(reader, buffer)?;
+                mark();
             }
             Self::Polled(one, other) => {
                 for stream in [one, other] {

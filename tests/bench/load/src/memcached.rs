@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
@@ -10,6 +11,7 @@ use serde_json::Value;
 use crate::connection::{Connection, Turn};
 use crate::event_loop::{EventLoop, Wait};
 use crate::orders::{Times, obey, outcome};
+use crate::round_trips::{PAUSE, WARM_UP};
 use crate::wire::{Server, read_whole};
 
 #[derive(clap::Args)]
@@ -60,7 +62,10 @@ impl Client {
             client.events.watch(stream.as_raw_fd(), token)?;
             client.connections.push(Connection::new(stream, Vec::new(), 0)?);
         }
-        client.run(Duration::from_millis(100))?;
+        for _ in 0..WARM_UP {
+            client.run(Duration::ZERO)?;
+            sleep(PAUSE);
+        }
         Ok(client)
     }
 

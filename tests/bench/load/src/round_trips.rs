@@ -31,8 +31,8 @@ pub struct Options {
 
 /// Every connection exchanges so many messages before the first measurement, with pauses in which two preloaded ends
 /// can find each other, however many connections there are.
-const WARM_UP: usize = 8;
-const PAUSE: Duration = Duration::from_millis(20);
+pub const WARM_UP: usize = 8;
+pub const PAUSE: Duration = Duration::from_millis(20);
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
     ensure!((1..=options.connections).contains(&options.active), "--active is 1 to --connections");
