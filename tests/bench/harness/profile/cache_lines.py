@@ -11,6 +11,14 @@ PAIRS = 200
 LEAVE_OUT = 50
 TIME = 400
 
+# The peer's lines are those that move between two cores. The slots are in memory that forked children share.
+SHARED_WITH = {
+    "/memfd:tandem-pair": "peer",
+    "/memfd:tandem-board": "peer's board",
+    "/memfd:tandem-registry": "policyd",
+    "/dev/zero": "slots",
+}
+
 
 def measure(field, way, size=64):
     words = ("valgrind", "--tool=lackey", "--quiet", "--trace-mem=yes", "--log-fd=1", field.load_program)
@@ -32,7 +40,8 @@ def segments(process, seconds):
         elif marker is None:
             continue
         elif " rw-s " in line:
-            shared.append(tuple(int(end, 16) for end in line.split()[0].split("-")))
+            start, end = (int(address, 16) for address in line.split()[0].split("-"))
+            shared.append((start, end, SHARED_WITH.get(line.split()[5], "shared")))
         elif line[:3] in (" L ", " S ", " M "):
             address, size = line[3:].split(",")
             address = int(address, 16)
@@ -64,14 +73,11 @@ def lines_of(process, seconds):
 
 
 def classified(call, shared):
-    def is_shared(line):
-        return any(start <= line * LINE < end for start, end in shared)
+    def owner(line):
+        return next((name for start, end, name in shared if start <= line * LINE < end), "private")
 
-    return {
-        f"{kind} {what}": sum(is_shared(line) == (kind == "shared") for line in call[what])
-        for kind in ("shared", "private")
-        for what in ("read", "written")
-    }
+    owners = {what: Counter(map(owner, call[what])) for what in ("read", "written")}
+    return {f"{name} {what}": owners[what][name] for name in (*SHARED_WITH.values(), "private") for what in owners}
 
 
 def summary(calls):
@@ -87,5 +93,7 @@ def text(told):
     yield "Cache lines touched by a carried call of 64 B (lackey); median, and calls by count"
     for call, figures in told.items():
         for name, figure in figures.items():
+            if not figure["median"]:
+                continue
             spread = ", ".join(f"{lines}: {calls}" for lines, calls in figure["often"].items())
-            yield f"  {call}  {name:<16} {figure['median']:4.0f}   ({spread})"
+            yield f"  {call}  {name:<22} {figure['median']:4.0f}   ({spread})"

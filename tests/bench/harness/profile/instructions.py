@@ -7,7 +7,7 @@ from pathlib import Path
 from ..processes import Failed
 
 PAIRS = 10_000
-TOP = 25
+TOP = 12
 TIME = 300
 
 # The calls of each kind of pair, as callgrind sees their names in libtandem.so and in libc.
@@ -21,13 +21,14 @@ def measure(field, native, tandem):
     for size in SIZES:
         for call in CALLS["tcp"]:
             before = tandem.settled()
-            lines = counted(field, tandem, "tcp", call, size, {})
+            costs = counted(field, tandem, "tcp", call, size)
             if tandem.settled() - before < PAIRS * size:
                 raise Failed(f"the pair under callgrind was not carried: {tandem.status()}")
             carried[f"{call}, {size} B"] = {
-                "instructions": sum(lines.values()),
-                "lines": [{"where": where, "instructions": count} for where, count in lines.most_common(TOP)],
-                "files": [{"where": file, "instructions": count} for file, count in by_file(lines).most_common()],
+                "instructions": sum(costs.values()),
+                "functions": ranked(costs, lambda file, line, function: function),
+                "files": ranked(costs, lambda file, line, function: file),
+                "lines": ranked(costs, lambda file, line, function: f"{file}:{line}" + ("" if ours(file) else f" in {function}")),
             }
     passed = {}
     for kind, calls in CALLS.items():
@@ -37,8 +38,15 @@ def measure(field, native, tandem):
     return {"carried": carried, "passed": passed}
 
 
-def counted(field, way, kind, call, size, environment):
-    """Instructions a call by source line, of the call and all that it calls."""
+def ranked(costs, name):
+    sums = Counter()
+    for place, count in costs.items():
+        sums[name(*place)] += count
+    return [{"where": where, "instructions": count} for where, count in sums.most_common()]
+
+
+def counted(field, way, kind, call, size):
+    """Instructions a call by (file, line, function), of the call and all that it calls."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
         options = (
@@ -48,11 +56,12 @@ def counted(field, way, kind, call, size, environment):
             "--collect-atstart=no",
             f"--toggle-collect={call}",
         )
-        valgrind(field, way, options, kind, PAIRS, size, environment)
-        lines = Counter()
-        for where, count in self_costs(out.read_text()):
-            lines[where] += count
-    return Counter({where: count / PAIRS for where, count in lines.items() if count >= PAIRS / 100})
+        valgrind(field, way, options, kind, PAIRS, size, {})
+        costs = Counter()
+        for place, count in self_costs(out.read_text()):
+            costs[place] += count
+    # What ran once or now and then (the first look-up of a symbol, the switch-over) is no part of a call.
+    return Counter({place: count / PAIRS for place, count in costs.items() if count >= PAIRS / 100})
 
 
 def whole(field, way, kind, environment):
@@ -76,12 +85,12 @@ def valgrind(field, way, options, kind, pairs, size, environment):
 
 
 def self_costs(text):
-    """(place, instructions) of callgrind's own format: what each line of source executed, without its callees."""
-    file, function, skip = "???", "???", False
+    """((file, line, function), instructions) of callgrind's own format: without what callees cost."""
+    file, function, skip = "?", "?", False
     for line in text.splitlines():
         name, equals, value = line.partition("=")
         if equals and name in ("fl", "fi", "fe"):
-            file = value
+            file = shortened(value)
         elif equals and name == "fn":
             function = value
         elif equals and name == "calls":
@@ -92,25 +101,19 @@ def self_costs(text):
             if skip:
                 skip = False
             else:
-                yield place(file, number, function), int(count)
+                yield (file, number, function), int(count)
 
 
-def place(file, number, function):
-    """Short: our own files from the crate on, the libraries' by name."""
-    for mark in ("/shim/src/", "/policyd/protocol/"):
+def shortened(file):
+    """Our own files from the crate on, the libraries' by name."""
+    for mark in ("shim/src/", "policyd/protocol/"):
         if mark in file:
-            return f"{mark.strip('/').removesuffix('/src')}: {file.split(mark, 1)[1]}:{number}"
-    if "/library/" in file:
-        # Inlined from core: the function that it stands in says where.
-        return f"core: {file.rsplit('/library/', 1)[1]}:{number} in {function}"
-    return f"{Path(file).name}:{number} in {function}"
+            return mark + file.split(mark, 1)[1]
+    return f"rust's {file.split('/library/', 1)[1]}" if "/library/" in file else Path(file).name
 
 
-def by_file(lines):
-    files = Counter()
-    for where, count in lines.items():
-        files[where.rsplit(":", 1)[0] if " in " not in where else where.split(" in ", 1)[1]] += count
-    return files
+def ours(file):
+    return file.startswith(("shim/", "policyd/"))
 
 
 def text(told):
@@ -119,5 +122,7 @@ def text(told):
         yield f"  {call:<20} natively {figures['native']:.1f}, under Tandem {figures['tandem']:.1f}: {figures['more']:+.1f}"
     for call, figures in told["carried"].items():
         yield f"\nInstructions a call, carried: {call}: {figures['instructions']:.0f}"
-        for line in figures["lines"]:
-            yield f"  {line['instructions']:8.1f}  {line['where']}"
+        for kind in ("functions", "files", "lines"):
+            yield f"  by {kind[:-1]}:"
+            for line in figures[kind][:TOP]:
+                yield f"  {line['instructions']:8.1f}  {line['where']}"
