@@ -17,7 +17,7 @@ from harness import machine, results, table  # noqa: E402
 from harness.measure import Field, Progress, measure  # noqa: E402
 from harness.processes import Failed  # noqa: E402
 
-ROUNDS, QUICK_ROUNDS, QUICK_SECONDS = 7, 3, 0.3
+ROUNDS, QUICK_ROUNDS, QUICK_SECONDS = 7, 5, 0.25
 
 
 def main():

@@ -3,11 +3,12 @@
 import re
 import shutil
 import signal
+import subprocess
 from functools import partial
 from pathlib import Path
 
 from harness.case import Case, at_least, rate
-from harness.processes import Failed, Process
+from harness.processes import Failed, Process, wait_until
 
 from .server import Server
 
@@ -46,6 +47,8 @@ class PostgreSql(Server):
 
     def start(self):
         super().start()
+        # It listens before it serves.
+        wait_until("PostgreSQL serves", self._serves)
         self._plainly("createdb", *self._server(), "bench")
         self._plainly("pgbench", *self._server(), "-i", "-q", "bench")
 
@@ -56,6 +59,9 @@ class PostgreSql(Server):
         if not found:
             raise Failed(f"pgbench named no rate:\n{text}")
         return {"rate": float(found[1])}
+
+    def _serves(self):
+        return subprocess.run([binary("pg_isready"), "-q", *map(str, self._server())]).returncode == 0
 
     def _server(self):
         return ("-h", "127.0.0.1", "-p", self.port, "-U", "bench")
