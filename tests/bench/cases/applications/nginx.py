@@ -64,4 +64,6 @@ class Nginx(Server):
         found = re.search(r"Requests/sec:\s*([0-9.]+)", text)
         if not found or "Non-2xx" in text or "Socket errors" in text:
             raise Failed(f"wrk's requests failed:\n{text}")
-        return {"rate": float(found[1])}
+        read = re.search(r"requests in .*?, ([0-9.]+)([KMGT]?)B read", text)
+        bytes_read = float(read[1]) * 1024 ** " KMGT".index(read[2] or " ") if read else 0
+        return {"rate": float(found[1]), "bytes": bytes_read}

@@ -17,26 +17,31 @@ def measure(field, native, tandem):
         for placement in PLACEMENTS:
             ways = {way.name: round_trips(field, way, wait, placement) for way in (native, tandem)}
             told[f"64 B round trip, {wait}, {placement}"] = ways
+    for exchanges in (1, 20):
+        words = ("connects", "--exchanges", exchanges)
+        ways = {way.name: by_message(*two_ends(field, way, ("--plain", 64), words)) for way in (native, tandem)}
+        told[f"connect, {exchanges} exchanges, close"] = ways
     told["64 B there and back in one thread"] = {way.name: one_thread(field, way) for way in (native, tandem)}
     return told
 
 
 def round_trips(field, way, wait, placement):
-    """Both ends traced, for a time and for none: the difference, by round trip."""
-    none, some = (traced(field, way, wait, placement, seconds) for seconds in (0, SECONDS))
-    return by_message(some, none)
+    return by_message(*two_ends(field, way, ("--wait", wait), ("round-trips", "--wait", wait), placement))
 
 
-def traced(field, way, wait, placement, seconds):
-    server_cores, client_cores = cores(placement)
+def two_ends(field, way, server, client, placement="unpinned"):
+    """Both ends traced, for a time and for hardly any: what is beyond the start of the programs is the messages'."""
+    return [traced(field, way, server, client, cores(placement), seconds) for seconds in (SECONDS, 0.001)]
+
+
+def traced(field, way, server_words, client_words, placement, seconds):
     with tempfile.TemporaryDirectory() as folder:
         outs = [Path(folder) / name for name in ("server", "client")]
-        server = strace(way, outs[0], server_cores, field.load_program, "serve", "--wait", wait)
+        server = strace(way, outs[0], placement[0], field.load_program, "serve", *server_words)
         processes = [server]
         try:
             port = int(server.line(30))
-            words = ("round-trips", "--wait", wait, "--port", port)
-            client = strace(way, outs[1], client_cores, field.load_program, *words)
+            client = strace(way, outs[1], placement[1], field.load_program, *client_words, "--port", port)
             processes.append(client)
             expect_ready(client)
             client.tell(seconds)
@@ -47,7 +52,7 @@ def traced(field, way, wait, placement, seconds):
         finally:
             for process in processes:
                 process.close()
-        return sum((counts(out) for out in outs), Counter()), round(told["rate"] * max(seconds, 1e-9))
+        return sum((counts(out) for out in outs), Counter()), told["count"]
 
 
 def one_thread(field, way, pairs=2000):

@@ -53,10 +53,11 @@ impl Times {
     }
 }
 
-/// The rate, the bytes that the program itself sent and received, and the times.
+/// The rate, the count, the bytes that the program itself sent and received, and the times.
 pub fn outcome(started: Instant, count: u64, bytes: u64, times: &Times) -> Value {
     let mut fields = Map::new();
     fields.insert("rate".into(), json!(count as f64 / started.elapsed().as_secs_f64()));
+    fields.insert("count".into(), json!(count));
     fields.insert("bytes".into(), json!(bytes));
     times.tell("", &mut fields);
     Value::Object(fields)
