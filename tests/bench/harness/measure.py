@@ -110,7 +110,10 @@ class Progress:
     def __init__(self, total):
         self._total, self._done, self._started = total, 0, time.monotonic()
 
+    def seconds(self):
+        return time.monotonic() - self._started
+
     def begin(self, case):
         self._done += 1
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        minutes, seconds = divmod(int(self.seconds()), 60)
         print(f"[{self._done}/{self._total} {minutes}:{seconds:02}] {case.key} ...", file=sys.stderr, flush=True)
