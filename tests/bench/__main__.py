@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -55,7 +54,9 @@ def words():
     parser.add_argument("--json", type=Path, help="where every figure goes; default: target/bench.json")
     parser.add_argument("--read", metavar="JSON", help="shows what an earlier run has measured, and measures nothing")
     parser.add_argument("--list", action="store_true", help="names the cases")
-    parser.add_argument("--way", action="append", default=[], metavar="NAME=LIBRARY", help="measures under that library, too")
+    parser.add_argument(
+        "--way", action="append", default=[], metavar="NAME=LIBRARY", help="measures under that library, too"
+    )
     parser.add_argument("--address", default="127.0.0.1", help="the address of this host to connect our own loads by")
     parser.add_argument("--release", required=True, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -110,10 +111,11 @@ def show(options, told):
     """The table, the report if asked for, and what is wrong; the exit status."""
     facts, rows = told["machine"], told["rows"]
     print(table.printed(rows))
+    loads = f"load {facts['load_before'][0]} before and {facts['load_after'][0]} after"
     print(
-        f"\nMedians of {told['rounds']} rounds in turns (lowest–highest). {facts['processor']}, {facts['cores']} cores, Linux"
-        f" {facts['kernel']}, load {facts['load_before'][0]} before and {facts['load_after'][0]} after. Every figure: {options.json}"
+        f"\nMedians of {told['rounds']} rounds in turns (lowest–highest). Every figure: {options.read or options.json}"
     )
+    print(f"{facts['processor']}, {facts['cores']} cores, Linux {facts['kernel']}, {loads}.")
     if options.report:
         from harness import report
 

@@ -12,7 +12,7 @@ EPOLL = ("--wait", "epoll-lt")
 def cases():
     yield watched(10, 10)
     yield watched(1000, 16, at_least(4), quick=True)
-    yield watched(8000, 10, at_least(4), at_least(0.9, of=key(10, 10)))
+    yield watched(8000, 10, at_least(0.9, of=key(10, 10)))
     yield watched(8000, 64, at_least(4))
     yield Case(
         key="200 blocked threads, a random one spoken to",

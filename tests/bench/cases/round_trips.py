@@ -2,14 +2,19 @@
 
 from functools import partial
 
-from harness.case import Case, at_least, at_most, times
+from harness.case import Case, at_most, times
 
 from .own import Own, limit
 
 SIZES = (1, 64, 1024, 4096, 16384, 65536, 262144, 1048576)
 WAITS = ("blocking", "epoll-lt", "epoll-et", "poll")
 PLACEMENTS = ("unpinned", "one core", "two cores")
-QUICK = {(64, "blocking", "two cores"), (64, "blocking", "unpinned"), (64, "epoll-lt", "one core"), (65536, "blocking", "unpinned")}
+QUICK = {
+    (64, "blocking", "two cores"),
+    (64, "blocking", "unpinned"),
+    (64, "epoll-lt", "one core"),
+    (65536, "blocking", "unpinned"),
+}
 
 
 def cases():
@@ -48,7 +53,7 @@ def goals(size, wait, placement):
 def limits(size, wait, placement):
     if wait == "poll" or wait == "epoll-et" or (size != 64 and wait != "blocking"):
         return {}
-    kinds = {"two cores": ("spin",), "one core": ("futex",), "unpinned": ("unix",)}[placement]
+    kinds = {"two cores": ("spin",), "one core": ("futex",), "unpinned": ("unix", "spin")}[placement]
     if wait == "epoll-lt":
         kinds = {"two cores": ("spin",), "one core": ("eventfd",), "unpinned": ("eventfd",)}[placement]
     return {kind: limit(kind, size, placement) for kind in kinds}

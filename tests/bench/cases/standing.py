@@ -4,7 +4,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from harness.case import Case, Load, Metric, at_most, rate
+from harness.case import Case, Load, Metric, at_most
 from harness.processes import Failed
 
 from .own import Alone, Own
@@ -28,8 +28,8 @@ def cases():
         group=GROUP,
         load=partial(Silence, connections=100),
         metrics=(
-            Metric("cpu", "CPU", "ms/s", False, (at_most(1.0, of="more"),)),
-            Metric("switches", "context switches", "/s", False, (at_most(1.0, of="more"),)),
+            Metric("cpu", "CPU", "ms/s", False, (at_most(0.05, of="more"),)),
+            Metric("switches", "context switches", "/s", False, (at_most(0.5, of="more"),)),
         ),
         carried=None,
         at_most_rounds=2,

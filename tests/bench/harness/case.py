@@ -48,7 +48,8 @@ class Goal:
 
     def text(self):
         sign = {">=": "≥", "<=": "≤"}[self.sign]
-        meaning = {"native": "×", "limit": " × limit", "self": "", "more": " more"}.get(self.of, f" × “{self.of}”")
+        meanings = {"native": "×", "limit": " × limit", "self": "", "more": " more"}
+        meaning = meanings.get(self.of, f" × “{self.of}”")
         return f"{sign} {self.value:.3g}{meaning}"
 
 

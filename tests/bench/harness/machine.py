@@ -85,8 +85,9 @@ def ticks():
 def warning(machine):
     """None, or a sentence that says how far the figures are to be trusted."""
     if machine["others_busy"] > Others.NOISY or machine["stolen"] > 0.05:
+        busy, stolen = 100 * machine["others_busy"], 100 * machine["stolen"]
         return (
-            f"NOISY: others kept the cores {100 * machine['others_busy']:.0f} % busy while nothing was measured here, and"
-            f" the hypervisor took {100 * machine['stolen']:.0f} %. Ratios are a hint, absolute figures worthless."
+            f"NOISY: others kept the cores {busy:.0f} % busy while nothing was measured here, and the hypervisor took"
+            f" {stolen:.0f} %. Ratios are a hint, absolute figures worthless."
         )
     return None

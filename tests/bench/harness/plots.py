@@ -8,10 +8,11 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402 (the backend is chosen first)
+from matplotlib.ticker import FuncFormatter  # noqa: E402
 
 from .results import best_limit, speed_up  # noqa: E402
 
-COLOURS = {"native": "#7a7a7a", "tandem": "#0b6e99", "limit": "#c0392b"}
+COLOURS = {"native": "#7a7a7a", "tandem": "#0b6e99", "limit": "#c0392b", "slower": "#d98c21"}
 LOOK = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "tandem"}
 
 
@@ -65,24 +66,27 @@ def main_plot(rows):
     shown = [(label, rows[key]) for label, key in MAIN if key in rows and speed_up(rows[key])]
     if not shown:
         return None
-    figure, axes = plt.subplots(figsize=(8, 0.8 + 0.32 * len(shown)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.1 + 0.3 * len(shown)), layout="constrained")
     for at, (label, row) in enumerate(shown):
         median, low, high = speed_up(row)
         error = [[max(0, median - low)], [max(0, high - median)]]
-        axes.barh(at, median, xerr=error, color=COLOURS["tandem"], height=0.62, error_kw={"lw": 1, "capsize": 2})
-        axes.annotate(f"{median:.3g}×", (max(median, high), at), (6, 0), textcoords="offset points", va="center")
+        colour = COLOURS["tandem" if median >= 1 else "slower"]
+        axes.barh(at, median - 1, left=1, color=colour, height=0.62, xerr=error, error_kw={"lw": 1, "capsize": 2})
+        axes.annotate(f"{median:.3g}×", (1.01, at), xycoords=("axes fraction", "data"), va="center", color=colour)
         limit = best_limit(row)
         if limit:
             native = row["ways"]["native"]["median"]
-            axes.plot([limit / native if row["more_is_better"] else native / limit], [at], "D", color=COLOURS["limit"], ms=5)
+            reach = limit / native if row["more_is_better"] else native / limit
+            axes.plot([reach], [at], "D", color=COLOURS["limit"], ms=5)
     axes.axvline(1, color=COLOURS["native"], lw=1)
-    axes.plot([], [], "D", color=COLOURS["limit"], ms=5, label="the machine's limit, same run")
     axes.plot([], [], color=COLOURS["native"], lw=1, label="kernel TCP")
+    axes.plot([], [], "D", color=COLOURS["limit"], ms=5, label="what the machine does without sockets, same run")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.set_yticks(range(len(shown)), [label for label, _ in shown])
     axes.invert_yaxis()
     axes.set_xlabel("times faster than kernel TCP; bars: median, lines: range of the rounds")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return figure
 
 
@@ -90,7 +94,11 @@ def round_trip_keys():
     from cases.round_trips import PLACEMENTS, SIZES, sized
 
     places = {"unpinned": "unpinned", "one core": "both ends on one core", "two cores": "a core each"}
-    return {places[place]: [(size, f"round trip {sized(size)}, blocking, {place}, p50") for size in SIZES] for place in PLACEMENTS}
+
+    def keys(place):
+        return [(size, f"round trip {sized(size)}, blocking, {place}, p50") for size in SIZES]
+
+    return {places[place]: keys(place) for place in PLACEMENTS}
 
 
 def stream_keys():
@@ -142,7 +150,9 @@ def tails(rows):
     waits = [wait for wait in WAITS if f"round trip 64 B, {wait}, unpinned, p50" in rows]
     if not waits:
         return None
-    figure, all_axes = plt.subplots(1, len(waits), figsize=(2.2 * len(waits) + 1, 3.2), sharey=True, squeeze=False, layout="constrained")
+    figure, all_axes = plt.subplots(
+        1, len(waits), figsize=(2.2 * len(waits) + 1, 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
     for axes, wait in zip(all_axes[0], waits):
         for shift, way in ((-0.2, "native"), (0.2, "tandem")):
             for at, quantile in enumerate(("p50", "p99", "p99.9")):
@@ -150,7 +160,15 @@ def tails(rows):
                 if figures:
                     error = [[figures["median"] - figures["low"]], [figures["high"] - figures["median"]]]
                     label = {"native": "kernel TCP", "tandem": "Tandem"}[way] if at == 0 else None
-                    axes.bar(at + shift, figures["median"], 0.36, yerr=error, color=COLOURS[way], label=label, error_kw={"lw": 1, "capsize": 2})
+                    axes.bar(
+                        at + shift,
+                        figures["median"],
+                        0.36,
+                        yerr=error,
+                        color=COLOURS[way],
+                        label=label,
+                        error_kw={"lw": 1, "capsize": 2},
+                    )
         axes.set_yscale("log")
         axes.set_xticks(range(3), ("p50", "p99", "p99.9"))
         axes.set_title(wait, fontsize=9)

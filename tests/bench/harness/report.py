@@ -5,6 +5,15 @@ from .plots import draw
 from .results import slower_than_native
 from .table import goal_text, markdown, number
 
+INTRODUCTION = """# Benchmarks
+
+Made by `scripts/bench --report`, not by hand. Native and Tandem ran in turns on one machine; the figures are medians of
+{rounds} rounds, with the range of the rounds. A ratio is Tandem's median by the native one; its range is that of the ratios
+of runs side by side. *Limit* is what the machine does without TCP, by the same loop in the same rounds: shared memory that
+both ends spin on, sleep on (futex, eventfd in epoll) or copy through, and unix sockets. *By companion* is the witness: what
+part of the bytes that the program sent went by a companion, as policyd counts.
+"""
+
 TITLES = {
     "speed-up": "How many times faster than kernel TCP",
     "round-trips": "Round trips by size",
@@ -23,17 +32,12 @@ def write(results, folder):
 
 def text(results, plots):
     machine, rows = results["machine"], results["rows"]
-    yield "# Benchmarks"
-    yield ""
-    yield "Made by `scripts/bench --report`, not by hand. Native and Tandem ran in turns on one machine; the figures are medians"
-    yield f"of {results['rounds']} rounds, with the range of the rounds. A ratio is Tandem's median by the native one; its range is that of the"
-    yield "ratios of runs side by side. *Limit* is what the machine does without sockets, by the same loop in the same rounds:"
-    yield "shared memory that both ends spin on, sleep on (futex, eventfd in epoll) or copy through, and unix sockets. *By"
-    yield "companion* is the witness: what part of the bytes that the program sent went by a companion, as policyd counts."
-    yield ""
-    yield f"{machine['date']}, commit `{results['commit']}`: {machine['processor']}, {machine['cores']} cores"
-    yield f"{'of a virtual machine' if machine['virtual'] else ''}, {machine['memory_gib']} GiB, {machine['system']}, Linux {machine['kernel']}. Load average"
-    yield f"before: {machine['load_before'][0]}; others kept the cores {100 * machine['others_busy']:.1f} % busy, the hypervisor took {100 * machine['stolen']:.1f} %."
+    yield INTRODUCTION.format(rounds=results["rounds"])
+    virtual = " of a virtual machine" if machine["virtual"] else ""
+    yield f"{machine['date']}, commit `{results['commit']}`: {machine['processor']}, {machine['cores']} cores{virtual},"
+    yield f"{machine['memory_gib']} GiB, {machine['system']}, Linux {machine['kernel']}. Load average"
+    busy, stolen = 100 * machine["others_busy"], 100 * machine["stolen"]
+    yield f"before: {machine['load_before'][0]}; others kept the cores {busy:.1f} % busy, the hypervisor took {stolen:.1f} %"
     if warning(machine):
         yield ""
         yield f"**{warning(machine)}**"
@@ -57,7 +61,10 @@ def verdict(rows):
     for title, lines in (
         ("Not reached", [f"{row['key']}: {goal_text(goal)}" for row, goal in missed]),
         ("Slower than 0.98 × native", [f"{row['key']}: {number(row['ratio']['median'])} × native" for row in slower]),
-        ("Not measured", [f"{case}: {'; '.join(error.splitlines()[0] for error in errors)}" for case, errors in broken.items()]),
+        (
+            "Not measured",
+            [f"{case}: {'; '.join(error.splitlines()[0] for error in errors)}" for case, errors in broken.items()],
+        ),
     ):
         if lines:
             yield ""

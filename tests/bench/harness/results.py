@@ -14,7 +14,9 @@ def rows(measured, tandem_of):
             "group": measured.case.group,
             "unit": metric.unit,
             "more_is_better": metric.more_is_better,
-            "ways": {way: spread(samples[metric.name]) for way, samples in measured.samples.items() if metric.name in samples},
+            "ways": {
+                way: spread(samples[metric.name]) for way, samples in measured.samples.items() if metric.name in samples
+            },
             "limits": list(measured.case.limits),
             "carried": measured.carried,
             "carried_share": measured.share(),
@@ -40,7 +42,12 @@ def ratio(ways):
 
 def judged(goal: Goal, row, tandem_of):
     figure = subject(goal, row, tandem_of)
-    return {"text": goal.text(), "of": goal.of, "figure": figure, "holds": None if figure is None else goal.holds(figure)}
+    return {
+        "text": goal.text(),
+        "of": goal.of,
+        "figure": figure,
+        "holds": None if figure is None else goal.holds(figure),
+    }
 
 
 def subject(goal, row, tandem_of):

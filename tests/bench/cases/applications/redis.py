@@ -61,7 +61,17 @@ class Redis(Server):
         return sum(map(int, re.findall(rb"total_net_(?:in|out)put_bytes:(\d+)", answer)))
 
     def _benchmark(self, count):
-        words = ("redis-benchmark", "-p", self.port, *self._setting, "-t", self._operation.lower(), "-n", count, "--csv")
+        words = (
+            "redis-benchmark",
+            "-p",
+            self.port,
+            *self._setting,
+            "-t",
+            self._operation.lower(),
+            "-n",
+            count,
+            "--csv",
+        )
         text = self.ask(*words, seconds=5)
         for row in csv.DictReader(text.splitlines()):
             if row["test"] == self._operation:

@@ -28,7 +28,9 @@ def measure(field, native, tandem):
                 "instructions": sum(costs.values()),
                 "functions": ranked(costs, lambda file, line, function: function),
                 "files": ranked(costs, lambda file, line, function: file),
-                "lines": ranked(costs, lambda file, line, function: f"{file}:{line}" + ("" if ours(file) else f" in {function}")),
+                "lines": ranked(
+                    costs, lambda file, line, function: f"{file}:{line}" + ("" if ours(file) else f" in {function}")
+                ),
             }
     passed = {}
     for kind, calls in CALLS.items():
@@ -71,7 +73,9 @@ def whole(field, way, kind, environment):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "callgrind.out"
             valgrind(field, way, (f"--callgrind-out-file={out}",), kind, pairs, 64, environment)
-            totals.append(next(int(line.split()[1]) for line in out.read_text().splitlines() if line.startswith("totals:")))
+            totals.append(
+                next(int(line.split()[1]) for line in out.read_text().splitlines() if line.startswith("totals:"))
+            )
     return (totals[1] - totals[0]) / (2 * PAIRS)
 
 
