@@ -35,11 +35,18 @@ class Own(Load):
             self._client = self.connect()
 
     def run(self, seconds):
-        client = self._client or self.connect()
-        client.tell(seconds)
-        told = heard(client, seconds)
+        self.begin(seconds)
+        return self.end_of_run(seconds)
+
+    def begin(self, seconds):
         if not self._steady:
-            self.end(client)
+            self._client = self.connect()
+        self._client.tell(seconds)
+
+    def end_of_run(self, seconds):
+        told = heard(self._client, seconds)
+        if not self._steady:
+            self.end(self._client)
         return told
 
     def connect(self):
