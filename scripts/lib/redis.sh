@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# redis natively and under Tandem, for scripts/demo and scripts/bench. Needs common.sh and a policyd of our own.
+# redis natively and under Tandem, for scripts/demo. Needs common.sh and a policyd of our own.
 
 REDIS_SETTINGS=("-c 1" "-c 50" "-c 50 -P 16")
 REDIS_OPERATIONS=(SET GET)
