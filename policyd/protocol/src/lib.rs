@@ -12,6 +12,7 @@
 //! | [`reason`] | why a connection is on TCP: one list for the switch, policyd and `tandem ss` |
 //! | [`registry`] | a family's counters and rows, written by the switch, read by policyd |
 //! | [`board`] | a family's wake words, read by its peers |
+//! | [`san`] | which addresses devices serve, here and at peers: written by policyd, read by the switch |
 //! | [`pair`] | the memory between two processes: control words and rings |
 //! | [`socket_path`] | which policyd a process talks to |
 
@@ -22,6 +23,7 @@ pub mod message;
 pub mod pair;
 pub mod reason;
 pub mod registry;
+pub mod san;
 pub mod socket_path;
 
 pub use address::{Addresses, Endpoint, IpFamily};

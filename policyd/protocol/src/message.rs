@@ -18,7 +18,7 @@ use crate::reason::Reason;
 use crate::{PROTOCOL_VERSION, message::Message::*};
 
 /// No message is longer.
-pub const MAX_MESSAGE: usize = 256;
+pub const MAX_MESSAGE: usize = 512;
 /// No message carries more descriptors.
 pub const MAX_DESCRIPTORS: usize = 4;
 
@@ -26,6 +26,7 @@ const MAGIC: u32 = u32::from_le_bytes(*b"TNDM");
 const HEADER: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one stands on a stack at a time, and a switch allocates nothing for it")]
 pub enum Message {
     /// Switch: first on every channel. Descriptors: the family's registry memfd, its board memfd, and this process's
     /// wake0 (a non-blocking eventfd). `mail` is what the registry's counter was before.
@@ -50,6 +51,17 @@ pub enum Message {
     /// the environment's `TANDEM_INTERFACE` and `TANDEM_NETWORK`, or empty.
     Assign { interface: InterfaceName, network: NetworkName },
 
+    /// Both ways, of a companion between hosts: what one end's provider must tell the other's. Once from each end.
+    FarEndpoint { far: FarRef, blob: Blob },
+    /// Both ways: that end has seen the path work and is ready. Once from each end.
+    FarConfirmed(FarRef),
+    /// Both ways: a word of the switch-over that can't go by the provider any more. See [`Word`].
+    FarWord { far: FarRef, word: Word },
+    /// Switch: this end touches that companion no more; nothing of it is kept. Any process of the family may say so.
+    FarReleased(FarRef),
+    /// Switch: cannot take that companion. Counts as `FarReleased`.
+    FarUnable(FarRef),
+
     /// Policyd: the answer to Hello.
     Welcome {
         /// major << 16 | minor << 8 | patch
@@ -72,6 +84,20 @@ pub enum Message {
     Assignment { cell: u32 },
     /// Policyd: the other answer to `Assign`: there is no cell for this process.
     Unassigned { reason: Reason },
+    /// Policyd, after `Welcome` and where peers are configured: which addresses devices serve. One descriptor: the
+    /// [`crate::san::San`].
+    San,
+    /// Policyd: both ends are proven, each by its own host's policyd. Each end now says its `FarEndpoint`.
+    FarCompanion(FarCompanion),
+    /// Policyd: the other end has gone (released, unable, dead, its host's policyd restarted); the companion's name is
+    /// no longer known. To be answered by nothing.
+    FarGone { far: FarRef, reason: Reason },
+    /// Policyd: the device that serves one of its addresses has gone, here ([`Reason::NoDevice`]) or there
+    /// ([`Reason::PeerNoDevice`]). The companion's name stays known.
+    FarTrouble { far: FarRef, reason: Reason },
+    /// Policyd, to who has companions with that host: whether messages reach it. Down: what was said in the last moment
+    /// may be lost, and is to be said again when the link is up.
+    PeerLink { host: u32, up: bool },
 }
 
 /// A switch's own name for one TCP socket.
@@ -102,6 +128,8 @@ pub struct Meet {
     pub cookie: u64,
     /// SO_NETNS_COOKIE
     pub netns_cookie: u64,
+    /// The switch has a provider for companions between hosts.
+    pub verbs: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +138,89 @@ pub struct Companion {
     /// `companion.id` is random, never zero, and the same at both ends.
     pub companion: CompanionRef,
     pub peer_pid: u32,
+}
+
+/// A companion between hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FarRef {
+    /// This policyd's number for the other host; it stays the same for as long as policyd runs.
+    pub host: u32,
+    /// Random, never zero, the same at both ends.
+    pub id: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FarCompanion {
+    pub slot: SlotRef,
+    pub far: FarRef,
+    /// This end's role, 0 or 1; the other end has the other.
+    pub role: u8,
+}
+
+/// What a provider says to the other end's; nobody in between reads it. Unused bytes are zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Blob {
+    used: u16,
+    bytes: [u8; Blob::BYTES],
+}
+
+impl Blob {
+    pub const BYTES: usize = 256;
+
+    /// `None`: too long.
+    pub fn new(content: &[u8]) -> Option<Self> {
+        let mut bytes = [0; Self::BYTES];
+        bytes.get_mut(..content.len())?.copy_from_slice(content);
+        Some(Self { used: u16::try_from(content.len()).ok()?, bytes })
+    }
+
+    pub fn content(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.used)).unwrap_or(&[])
+    }
+}
+
+impl std::fmt::Debug for Blob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Blob({} bytes)", self.used)
+    }
+}
+
+/// One word of a direction's switch-over, said by the policyds when the queue pair is dead. The newest of each kind and
+/// direction is what counts: it may be said again, and one that waits is replaced by a newer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    pub kind: WordKind,
+    /// The role that writes in this direction.
+    pub writer: u8,
+    pub epoch: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum WordKind {
+    /// Writer: did you see this epoch taken?
+    Ask = 1,
+    /// Reader: it was not, and now it can't be any more.
+    AnswerVoid = 2,
+    /// Reader: it was.
+    AnswerTaken = 3,
+    /// Writer: this epoch is never taken.
+    Void = 4,
+    /// Reader: give this epoch back.
+    Leave = 5,
+}
+
+impl WordKind {
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Ask),
+            2 => Some(Self::AnswerVoid),
+            3 => Some(Self::AnswerTaken),
+            4 => Some(Self::Void),
+            5 => Some(Self::Leave),
+            _ => None,
+        }
+    }
 }
 
 /// What a packet that is no message has wrong with it.
@@ -143,7 +254,7 @@ impl Message {
     pub const fn descriptors(&self) -> usize {
         match self {
             Hello { .. } => 3,
-            Proof(_) | Assignment { .. } => 1,
+            Proof(_) | Assignment { .. } | San => 1,
             Companion(_) => 4,
             _ => 0,
         }
@@ -158,6 +269,11 @@ impl Message {
             Released(_) => 5,
             Unable { .. } => 6,
             Assign { .. } => 7,
+            FarEndpoint { .. } => 8,
+            FarConfirmed(_) => 9,
+            FarWord { .. } => 10,
+            FarReleased(_) => 11,
+            FarUnable(_) => 12,
             Welcome { .. } => 0x81,
             RefuseHello { .. } => 0x82,
             Prove(_) => 0x83,
@@ -165,6 +281,11 @@ impl Message {
             Refused { .. } => 0x85,
             Assignment { .. } => 0x86,
             Unassigned { .. } => 0x87,
+            San => 0x88,
+            FarCompanion(_) => 0x89,
+            FarGone { .. } => 0x8a,
+            FarTrouble { .. } => 0x8b,
+            PeerLink { .. } => 0x8c,
         }
     }
 
@@ -185,6 +306,7 @@ impl Message {
                 w.addresses(meet.addresses);
                 w.u64(meet.cookie);
                 w.u64(meet.netns_cookie);
+                w.bytes(&[meet.verbs.into()]);
             }
             Proof(slot) | NoProof(slot) | Prove(slot) => w.slot(slot),
             Released(companion) => w.companion(companion),
@@ -211,6 +333,31 @@ impl Message {
                 w.slot(slot);
                 w.u16(reason.code());
             }
+            FarEndpoint { far, blob } => {
+                w.far(far);
+                w.u16(blob.used);
+                w.bytes(blob.content());
+            }
+            FarConfirmed(far) | FarReleased(far) | FarUnable(far) => w.far(far),
+            FarWord { far, word } => {
+                w.far(far);
+                w.bytes(&[word.kind as u8, word.writer]);
+                w.u64(word.epoch);
+            }
+            San => {}
+            FarCompanion(c) => {
+                w.slot(c.slot);
+                w.far(c.far);
+                w.bytes(&[c.role]);
+            }
+            FarGone { far, reason } | FarTrouble { far, reason } => {
+                w.far(far);
+                w.u16(reason.code());
+            }
+            PeerLink { host, up } => {
+                w.u32(host);
+                w.bytes(&[up.into()]);
+            }
         }
         w.at
     }
@@ -236,12 +383,18 @@ impl Message {
                 addresses: r.addresses()?,
                 cookie: r.u64()?,
                 netns_cookie: r.u64()?,
+                verbs: r.flag()?,
             }),
             3 => Proof(r.slot()?),
             4 => NoProof(r.slot()?),
             5 => Released(r.companion()?),
             6 => Unable { slot: r.slot()?, companion: r.companion()? },
             7 => Assign { interface: r.name()?, network: r.name()? },
+            8 => FarEndpoint { far: r.far()?, blob: r.blob()? },
+            9 => FarConfirmed(r.far()?),
+            10 => FarWord { far: r.far()?, word: r.word()? },
+            11 => FarReleased(r.far()?),
+            12 => FarUnable(r.far()?),
             0x81 => Welcome { policyd_version: r.u32()?, instance: r.u64()? },
             0x82 => RefuseHello { reason: r.reason()? },
             0x83 => Prove(r.slot()?),
@@ -251,6 +404,11 @@ impl Message {
             0x85 => Refused { slot: r.slot()?, reason: r.reason()? },
             0x86 => Assignment { cell: r.cell()? },
             0x87 => Unassigned { reason: r.reason()? },
+            0x88 => San,
+            0x89 => FarCompanion(crate::message::FarCompanion { slot: r.slot()?, far: r.far()?, role: r.role()? }),
+            0x8a => FarGone { far: r.far()?, reason: r.reason()? },
+            0x8b => FarTrouble { far: r.far()?, reason: r.reason()? },
+            0x8c => PeerLink { host: r.u32()?, up: r.flag()? },
             kind => return Err(Malformed::Kind(kind)),
         };
         if r.rest.is_empty() { Ok(message) } else { Err(Malformed::Length) }
@@ -293,6 +451,11 @@ impl Writer<'_> {
         self.u32(companion.conn);
         self.bytes(&[companion.role]);
         self.u64(companion.id);
+    }
+
+    fn far(&mut self, far: FarRef) {
+        self.u32(far.host);
+        self.u64(far.id);
     }
 
     fn addresses(&mut self, addresses: Addresses) {
@@ -355,6 +518,35 @@ impl Reader<'_> {
         let companion = CompanionRef { pair: self.u32()?, conn: self.u32()?, role: self.u8()?, id: self.u64()? };
         let sound = companion.role <= 1 && companion.conn < crate::pair::CONNS && companion.id != 0;
         if sound { Ok(companion) } else { Err(Malformed::Value) }
+    }
+
+    fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed::Value),
+        }
+    }
+
+    fn role(&mut self) -> Result<u8, Malformed> {
+        self.u8().and_then(|role| if role <= 1 { Ok(role) } else { Err(Malformed::Value) })
+    }
+
+    fn far(&mut self) -> Result<FarRef, Malformed> {
+        let far = FarRef { host: self.u32()?, id: self.u64()? };
+        if far.id != 0 { Ok(far) } else { Err(Malformed::Value) }
+    }
+
+    fn blob(&mut self) -> Result<Blob, Malformed> {
+        let used = usize::from(self.u16()?);
+        let (content, rest) = self.rest.split_at_checked(used).ok_or(Malformed::Length)?;
+        self.rest = rest;
+        Blob::new(content).ok_or(Malformed::Value)
+    }
+
+    fn word(&mut self) -> Result<crate::message::Word, Malformed> {
+        let kind = WordKind::from_code(self.u8()?).ok_or(Malformed::Value)?;
+        Ok(crate::message::Word { kind, writer: self.role()?, epoch: self.u64()? })
     }
 
     fn addresses(&mut self) -> Result<Addresses, Malformed> {

@@ -86,6 +86,14 @@ reasons! {
     42 EpollUnseen "epoll-unseen",
     /// The companion is there; neither direction has been switched over yet.
     43 Attached "attached",
+    /// The other end is at a listed peer, and no device serves this host's address.
+    44 NoDevice "no-device",
+    /// The other end is at a listed peer, which says that no device serves its address.
+    45 PeerNoDevice "peer-no-device",
+    /// The other end is at a listed peer, and there is no link to its policyd.
+    46 PeerUnreachable "peer-unreachable",
+    /// Devices serve both addresses, but this switch has no provider for them.
+    47 NoProvider "no-provider",
 }
 
 /// Counters in a registry header; codes stay below it.

@@ -159,7 +159,7 @@ mod tests {
 
     fn meet(slot: u32, port: u16) -> Meet {
         let addresses = Addresses::new(([127, 0, 0, 1], port).into(), ([127, 0, 0, 1], 80).into()).unwrap();
-        Meet { slot: SlotRef { slot, generation: 1 }, fd: 3, addresses, cookie: 1, netns_cookie: 1 }
+        Meet { slot: SlotRef { slot, generation: 1 }, fd: 3, addresses, cookie: 1, netns_cookie: 1, verbs: false }
     }
 
     #[test]

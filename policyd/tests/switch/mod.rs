@@ -246,7 +246,7 @@ impl Switch {
 /// A claim that no policyd takes.
 fn probe() -> Meet {
     let addresses = Addresses::new(([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()).unwrap();
-    Meet { slot: SlotRef { slot: 999_999, generation: 1 }, fd: 0, addresses, cookie: 0, netns_cookie: 0 }
+    Meet { slot: SlotRef { slot: 999_999, generation: 1 }, fd: 0, addresses, cookie: 0, netns_cookie: 0, verbs: false }
 }
 
 /// A true claim of a socket.
@@ -259,6 +259,7 @@ pub fn claim(slot: u32, stream: &TcpStream) -> Meet {
         addresses,
         cookie: facts.cookie,
         netns_cookie: facts.netns_cookie,
+        verbs: true,
     }
 }
 

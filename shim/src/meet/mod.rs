@@ -165,6 +165,7 @@ fn claim(slot: SlotRef, fd: RawFd) -> Option<Message> {
         addresses: addresses(fd)?,
         cookie: slot.cookie.load(Ordering::Relaxed),
         netns_cookie: anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE).unwrap_or(0),
+        verbs: false,
     }))
 }
 

@@ -28,12 +28,24 @@ fn reason() -> impl Strategy<Value = Reason> {
     (0..Reason::ALL.len()).prop_map(|at| Reason::ALL[at])
 }
 
+fn far() -> impl Strategy<Value = FarRef> {
+    (any::<u32>(), 1..=u64::MAX).prop_map(|(host, id)| FarRef { host, id })
+}
+
+fn word() -> impl Strategy<Value = super::Word> {
+    (1..=5u8, 0..=1u8, any::<u64>()).prop_map(|(kind, writer, epoch)| super::Word {
+        kind: WordKind::from_code(kind).unwrap(),
+        writer,
+        epoch,
+    })
+}
+
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         (any::<[u8; 16]>(), any::<u32>()).prop_map(|(family, mail)| Hello { family, mail }),
-        (slot(), 0..i32::MAX, addresses(), any::<u64>(), any::<u64>()).prop_map(
-            |(slot, fd, addresses, cookie, netns_cookie)| {
-                Meet(super::Meet { slot, fd, addresses, cookie, netns_cookie })
+        (slot(), 0..i32::MAX, addresses(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
+            |(slot, fd, addresses, cookie, netns_cookie, verbs)| {
+                Meet(super::Meet { slot, fd, addresses, cookie, netns_cookie, verbs })
             }
         ),
         slot().prop_map(Proof),
@@ -52,6 +64,17 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         (0..assignment::CELLS as u32).prop_map(|cell| Assignment { cell }),
         reason().prop_map(|reason| Unassigned { reason }),
+        (far(), proptest::collection::vec(any::<u8>(), 0..=Blob::BYTES))
+            .prop_map(|(far, content)| FarEndpoint { far, blob: Blob::new(&content).unwrap() }),
+        far().prop_map(FarConfirmed),
+        (far(), word()).prop_map(|(far, word)| FarWord { far, word }),
+        far().prop_map(FarReleased),
+        far().prop_map(FarUnable),
+        Just(San),
+        (slot(), far(), 0..=1u8).prop_map(|(slot, far, role)| FarCompanion(super::FarCompanion { slot, far, role })),
+        (far(), reason()).prop_map(|(far, reason)| FarGone { far, reason }),
+        (far(), reason()).prop_map(|(far, reason)| FarTrouble { far, reason }),
+        (any::<u32>(), any::<bool>()).prop_map(|(host, up)| PeerLink { host, up }),
     ]
 }
 
@@ -81,7 +104,7 @@ proptest! {
     /// the very bytes it came from.
     #[test]
     fn noise_behind_a_true_header_is_refused_or_canonical(
-        kind in prop_oneof![0..8u16, 0x80..0x88u16],
+        kind in prop_oneof![0..14u16, 0x80..0x8eu16],
         body in proptest::collection::vec(any::<u8>(), 0..120),
     ) {
         let mut packet = MAGIC.to_le_bytes().to_vec();
