@@ -141,6 +141,7 @@ impl Channel {
                 if let Some(family) = client.mailbox.borrow().as_ref() {
                     family.bump_mail();
                 }
+                self.shared.broker.borrow_mut().client_has_room(id);
             }
         };
         let incoming = async {

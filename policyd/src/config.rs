@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::connection::settings::{Autobind, Interface, Network, StaticRule};
+use crate::peers;
+use crate::peers::settings::{FOLDER, Peer, PeersText};
 
 /// As the file says it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -33,6 +35,13 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     #[serde(default, rename = "rule")]
     pub rules: Vec<StaticRule>,
+    #[serde(default)]
+    pub peers: PeersText,
+    #[serde(default, rename = "peer")]
+    pub hosts: Vec<Peer>,
+    /// Where `tandem peer add` writes to.
+    #[serde(skip)]
+    pub peers_folder: Option<PathBuf>,
 }
 
 /// What one user may have here at one time.
@@ -69,6 +78,9 @@ pub struct Settings {
     pub linger: Option<Duration>,
     pub quotas: Quotas,
     pub networking: Networking,
+    pub peers: peers::settings::Settings,
+    /// Where devices are looked for; another place in tests.
+    pub sysfs: PathBuf,
 }
 
 /// What the connection manager goes by.
@@ -91,10 +103,21 @@ impl Config {
         Self::parse(&text).with_context(|| format!("{} is not a configuration; correct or remove it", path.display()))
     }
 
+    /// With the entries that stand in the folder beside the configuration file.
+    pub fn with_peers_of(mut self, folder: &Path) -> Result<Self> {
+        let folder = folder.join(FOLDER);
+        self.hosts.extend(peers::settings::read_folder(&folder)?);
+        peers::settings::check(&self.hosts)
+            .with_context(|| format!("with what stands in the folder {}", folder.display()))?;
+        self.peers_folder = Some(folder);
+        Ok(self)
+    }
+
     fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text)?;
         config.check().map_err(|fault| fault.located(text))?;
         config.check_names(text)?;
+        peers::settings::check(&config.hosts)?;
         Ok(config)
     }
 
@@ -168,6 +191,16 @@ impl Config {
                 requests_per_user: self.quotas.requests,
                 is_system: nix::unistd::geteuid().is_root(),
             },
+            peers: peers::settings::Settings {
+                listen: self.peers.listen,
+                key: self.peers.key.clone(),
+                keepalive: Duration::from_secs(self.peers.keepalive_seconds.0),
+                companions: self.peers.companions.0,
+                parked: self.peers.parked.0,
+                peers: self.hosts.clone(),
+                folder: self.peers_folder.clone(),
+            },
+            sysfs: PathBuf::from("/sys"),
         })
     }
 }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`broker`] | where two switches meet: claims, proof, pairs, conns, quotas |
 //! | [`connection`] | which interface a process's sockets get: networks, requests, rules |
+//! | [`peers`] | other hosts' policyds: keys, links, what is said on them |
+//! | [`san`] | which of this host's addresses a device serves |
 //! | [`registry`] | what is accelerated, what not, and why not |
 //! | [`channel`] | one switch's connection: packets, credentials, descriptors |
 //! | [`control`] | the JSON socket that commands ask |
@@ -21,7 +23,9 @@ pub mod control;
 pub mod daemon;
 pub mod kernel;
 pub mod log;
+pub mod peers;
 pub mod registry;
+pub mod san;
 
 use std::path::PathBuf;
 

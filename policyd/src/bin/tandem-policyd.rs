@@ -8,9 +8,10 @@ use clap::Parser;
 use tandem_policyd::config::{Config, Settings};
 use tandem_policyd::daemon::background::{self, Readiness};
 use tandem_policyd::daemon::{self, OCCUPIED, Occupied};
+use tandem_policyd::peers::settings::SYSTEM_FOLDER;
 use tandem_protocol::socket_path;
 
-const SYSTEM_CONFIG: &str = "/etc/tandem/policyd.toml";
+const SYSTEM_CONFIG: &str = "policyd.toml";
 
 /// Tandem's policy daemon: it lets two switches of one host meet, and knows what they carry.
 #[derive(Parser)]
@@ -35,6 +36,9 @@ struct Arguments {
     /// Go into the background as soon as it listens
     #[arg(long)]
     background: bool,
+    /// Where devices are looked for, in tests
+    #[arg(long, env = "TANDEM_SYSFS", value_name = "FOLDER", default_value = "/sys", hide = true)]
+    sysfs: PathBuf,
     /// Only read the configuration, and say what is wrong with it
     #[arg(long)]
     check: bool,
@@ -72,12 +76,20 @@ fn run(arguments: Arguments) -> Result<()> {
 
 /// The system's may come, and go, while policyd runs.
 fn file(arguments: &Arguments) -> Option<PathBuf> {
-    let system = || Some(PathBuf::from(SYSTEM_CONFIG)).filter(|path| path.exists());
+    let system = || Some(Path::new(SYSTEM_FOLDER).join(SYSTEM_CONFIG)).filter(|path| path.exists());
     arguments.config.clone().or_else(system)
 }
 
+/// Peers may be configured without a configuration file, for root's policyd.
 fn read(arguments: &Arguments) -> Result<Config> {
-    file(arguments).map_or_else(|| Ok(Config::default()), |file| Config::read(&file))
+    match file(arguments) {
+        Some(file) => {
+            let file = std::path::absolute(file)?;
+            Config::read(&file)?.with_peers_of(file.parent().unwrap_or(Path::new("/")))
+        }
+        None if nix::unistd::geteuid().is_root() => Config::default().with_peers_of(Path::new(SYSTEM_FOLDER)),
+        None => Ok(Config::default()),
+    }
 }
 
 fn settings_anew(arguments: &Arguments, socket: PathBuf) -> Result<Settings> {
@@ -90,12 +102,14 @@ fn settings_anew(arguments: &Arguments, socket: PathBuf) -> Result<Settings> {
 fn settings(arguments: &Arguments, mut config: Config, socket: PathBuf) -> Result<Settings> {
     config.linger_seconds = arguments.linger.or(config.linger_seconds);
     config.park_seconds = arguments.park.or(config.park_seconds);
-    config.settings(socket)
+    let settings = config.settings(socket)?;
+    Ok(Settings { sysfs: arguments.sysfs.clone(), ..settings })
 }
 
 fn check(file: Option<&Path>, config: &Config) {
     let name = file.map_or("no configuration file: the defaults".to_owned(), |file| file.display().to_string());
-    println!("{name}: sound; {} networks, {} rules", config.networks.len(), config.rules.len());
+    let (networks, rules, peers) = (config.networks.len(), config.rules.len(), config.hosts.len());
+    println!("{name}: sound; {networks} networks, {rules} rules, {peers} peers");
 }
 
 /// Where to serve, in a folder that is there. A place of one's own must be nobody else's: who may write there could

@@ -3,15 +3,27 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use tandem_protocol::Addresses;
 use tandem_protocol::message::{Meet, SlotRef};
+use tandem_protocol::{Addresses, Reason};
 
 use super::ClientId;
 use crate::kernel::Facts;
+use crate::peers::HostId;
 
 /// Grows with every claim: the smallest of a user is its oldest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClaimId(u64);
+
+impl ClaimId {
+    /// As peers name it.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    pub const fn of(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 #[derive(Clone, Debug)]
 pub struct Claim {
@@ -21,6 +33,10 @@ pub struct Claim {
     /// Its addresses as they are compared.
     pub key: Addresses,
     pub state: State,
+    /// The other end is this peer's.
+    pub far: Option<HostId>,
+    /// And the peer has been told of it.
+    pub announced: bool,
     deadline: Instant,
 }
 
@@ -45,10 +61,19 @@ pub struct Claims {
     by_uid: HashMap<u32, BTreeSet<ClaimId>>,
     by_client: HashMap<ClientId, BTreeSet<ClaimId>>,
     by_deadline: BTreeSet<(Instant, ClaimId)>,
+    /// Gone, or remembered only, though a peer has been told of them.
+    withdrawn: Vec<(HostId, ClaimId, Reason)>,
 }
 
 impl Claims {
-    pub fn insert(&mut self, client: ClientId, uid: u32, meet: Meet, deadline: Instant) -> ClaimId {
+    pub fn insert(
+        &mut self,
+        client: ClientId,
+        uid: u32,
+        meet: Meet,
+        far: Option<HostId>,
+        deadline: Instant,
+    ) -> ClaimId {
         self.next += 1;
         let id = ClaimId(self.next);
         let key = meet.addresses.normalised();
@@ -57,7 +82,8 @@ impl Claims {
         self.by_uid.entry(uid).or_default().insert(id);
         self.by_client.entry(client).or_default().insert(id);
         self.by_deadline.insert((deadline, id));
-        self.all.insert(id, Claim { client, uid, meet, key, state: State::Parked, deadline });
+        let (state, announced) = (State::Parked, false);
+        self.all.insert(id, Claim { client, uid, meet, key, state, far, announced, deadline });
         id
     }
 
@@ -71,7 +97,32 @@ impl Claims {
         if self.by_slot.get(&slot) == Some(&id) {
             self.by_slot.remove(&slot);
         }
+        if let Some(host) = claim.far.filter(|_| claim.announced) {
+            self.withdrawn.push((host, id, Reason::Closed));
+        }
         Some(claim)
+    }
+
+    pub fn set_announced(&mut self, id: ClaimId) {
+        if let Some(claim) = self.all.get_mut(&id) {
+            claim.announced = true;
+        }
+    }
+
+    /// The peer does not keep it any more.
+    pub fn unannounce(&mut self, id: ClaimId) {
+        if let Some(claim) = self.all.get_mut(&id) {
+            claim.announced = false;
+        }
+    }
+
+    pub fn take_withdrawn(&mut self) -> Vec<(HostId, ClaimId, Reason)> {
+        std::mem::take(&mut self.withdrawn)
+    }
+
+    /// Those whose other end is that peer's.
+    pub fn of_host(&self, host: HostId) -> Vec<ClaimId> {
+        self.all.iter().filter(|(_, claim)| claim.far == Some(host)).map(|(&id, _)| id).collect()
     }
 
     pub fn remove_client(&mut self, client: ClientId) {
@@ -97,6 +148,9 @@ impl Claims {
             claim.deadline = deadline;
             claim.state = State::Remembered;
             self.by_deadline.insert((deadline, id));
+            if let Some(host) = claim.far.filter(|_| std::mem::take(&mut claim.announced)) {
+                self.withdrawn.push((host, id, Reason::PeerAbsent));
+            }
         }
     }
 
@@ -167,9 +221,9 @@ mod tests {
         let mut claims = Claims::default();
         let now = Instant::now();
         let (one, other) = (ClientId(1), ClientId(2));
-        let first = claims.insert(one, 7, meet(1, 1_000), now);
-        let second = claims.insert(one, 7, meet(2, 1_000), now + Duration::from_secs(1));
-        let third = claims.insert(other, 8, meet(1, 1_001), now + Duration::from_secs(2));
+        let first = claims.insert(one, 7, meet(1, 1_000), None, now);
+        let second = claims.insert(one, 7, meet(2, 1_000), None, now + Duration::from_secs(1));
+        let third = claims.insert(other, 8, meet(1, 1_001), None, now + Duration::from_secs(2));
         assert_eq!(claims.at(&meet(1, 1_000).addresses), [first, second]);
         assert_eq!(claims.oldest_of_user(7), Some(first));
         assert_eq!(claims.due(now), Some(first));

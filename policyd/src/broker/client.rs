@@ -79,6 +79,11 @@ impl Outbox {
         self.sender.max_capacity() - self.sender.capacity() < QUEUE_WITH_DESCRIPTORS
     }
 
+    /// Packets that it still takes.
+    pub fn room(&self) -> usize {
+        self.sender.capacity()
+    }
+
     pub fn set_family(&self, family: Arc<Family>) {
         *self.mailbox.borrow_mut() = Some(family);
     }

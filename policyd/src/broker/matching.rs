@@ -13,12 +13,14 @@ use super::pairs::End;
 use super::proof::{Proof, judge, prove};
 use super::{Broker, ClientId, random_id};
 use crate::kernel::{self, Facts};
+use crate::peers::HostId;
 
 /// How long a switch may take to show a socket.
 const PROOF_TIME: Duration = Duration::from_secs(1);
 
 impl Broker {
-    pub(super) fn park(&mut self, from: ClientId, meet: Meet, now: Instant) {
+    /// `far`: the peer whose the other end is.
+    pub(super) fn park(&mut self, from: ClientId, meet: Meet, far: Option<HostId>, now: Instant) {
         let uid = self.uid(from);
         self.supersede(from, uid, &meet);
         if self.claims.of_user(uid) >= self.quotas().parked
@@ -26,7 +28,7 @@ impl Broker {
         {
             self.drop_claim(oldest, Reason::Quota);
         }
-        let id = self.claims.insert(from, uid, meet, now + self.settings.park);
+        let id = self.claims.insert(from, uid, meet, far, now + self.settings.park);
         debug!(client = from.0, slot = meet.slot.slot, addresses = ?meet.addresses, "meet");
         self.try_match(id);
     }
@@ -47,8 +49,11 @@ impl Broker {
     /// Looks for the other end; if both are true, they get their companion.
     fn try_match(&mut self, id: ClaimId) {
         let Some(claim) = self.claims.get(id).cloned() else { return };
+        if let Some(host) = claim.far {
+            return self.advance_far(host, id);
+        }
         for other_id in self.claims.at(&claim.key.mirrored()) {
-            let Some(other) = self.claims.get(other_id).cloned() else { continue };
+            let Some(other) = self.claims.get(other_id).filter(|other| other.far.is_none()).cloned() else { continue };
             let theirs = self.prove(&other);
             if other.state == State::Remembered {
                 self.claims.remove(other_id);
@@ -81,7 +86,7 @@ impl Broker {
         }
     }
 
-    fn prove(&self, claim: &Claim) -> Proof {
+    pub(super) fn prove(&self, claim: &Claim) -> Proof {
         prove(claim, self.clients.get(&claim.client), self.own_netns)
     }
 
@@ -144,7 +149,7 @@ impl Broker {
     }
 
     /// Asks the switch for the socket itself, once and one at a time.
-    fn ask(&mut self, id: ClaimId) {
+    pub(super) fn ask(&mut self, id: ClaimId) {
         let Some(claim) = self.claims.get(id) else { return };
         if claim.state == State::Asked {
             return;
@@ -207,8 +212,13 @@ impl Broker {
                 continue;
             }
             let (client, slot) = (claim.client, claim.meet.slot);
+            let reason = if claim.far.is_some_and(|host| !self.is_linked(host)) {
+                Reason::PeerUnreachable
+            } else {
+                Reason::PeerAbsent
+            };
             self.claims.remember(id, now + self.settings.remember);
-            self.refuse(client, slot, Reason::PeerAbsent);
+            self.refuse(client, slot, reason);
         }
         while let Some(&(_, client, claim)) = self.asked.front().filter(|(deadline, ..)| *deadline <= now) {
             self.asked.pop_front();
@@ -218,10 +228,12 @@ impl Broker {
                 self.ask_next(client);
             }
         }
+        self.expire_far(now);
+        self.settle_withdrawn();
     }
 
     /// The claim is void; its switch is told, unless it has been already.
-    fn drop_claim(&mut self, id: ClaimId, reason: Reason) {
+    pub(super) fn drop_claim(&mut self, id: ClaimId, reason: Reason) {
         if let Some(claim) = self.claims.remove(id)
             && claim.state != State::Remembered
         {

@@ -1,7 +1,8 @@
 //! Where two switches meet. All of its state is here, in one thread; nothing in it waits, and everything is bounded.
 //!
 //! `claims.rs` keeps meets until the other end's comes, `proof.rs` asks the kernel whether a claim is true, `pairs.rs`
-//! makes the memory between two processes and hands out its conns, `addresses.rs` knows which addresses are this host's.
+//! makes the memory between two processes and hands out its conns, `addresses.rs` knows which addresses are this host's,
+//! `far/` meets the ends of connections with other hosts, by their policyds.
 //!
 //! ```text
 //! Meet ──> parked ──(mirror comes)──> both proven ──> Companion to both
@@ -14,6 +15,7 @@
 mod addresses;
 mod claims;
 mod client;
+pub mod far;
 mod matching;
 mod pairs;
 mod proof;
@@ -32,6 +34,7 @@ use crate::registry::{Families, Sums};
 use addresses::LocalAddresses;
 use claims::{ClaimId, Claims};
 use client::Client;
+use far::Far;
 use pairs::Pairs;
 
 pub use client::{Admission, Mailbox, Outgoing, QUEUE};
@@ -53,6 +56,7 @@ pub struct Broker {
     /// Sockets asked for, with the time by which they must have come. Each wait is as long, so they fall due in order.
     asked: VecDeque<(Instant, ClientId, ClaimId)>,
     pairs: Pairs,
+    far: Far,
 }
 
 /// What `tandem status` counts.
@@ -61,6 +65,9 @@ pub struct Census {
     pub clients: usize,
     pub pairs: usize,
     pub parked: usize,
+    /// Companion ends with other hosts, and other hosts' claims that wait here; of all users.
+    pub far: usize,
+    pub far_parked: usize,
     pub retained: Sums,
 }
 
@@ -80,6 +87,7 @@ impl Broker {
             claims: Claims::default(),
             asked: VecDeque::new(),
             pairs: Pairs::default(),
+            far: Far::default(),
         }
     }
 
@@ -98,6 +106,7 @@ impl Broker {
         self.clients.insert(id, client.joined(family));
         let version = policyd_version();
         self.send(id, Message::Welcome { policyd_version: version, instance: self.instance }, Vec::new());
+        self.tell_table(id);
         Ok(id)
     }
 
@@ -120,9 +129,15 @@ impl Broker {
                 self.release(from, companion);
             }
             Message::Unable { slot, companion } => self.unable(from, slot, companion),
+            Message::FarEndpoint { .. }
+            | Message::FarConfirmed(_)
+            | Message::FarWord { .. }
+            | Message::FarReleased(_)
+            | Message::FarUnable(_) => self.on_far_message(from, message),
             Message::Hello { .. } => return Err("a second Hello"),
             _ => return Err("a message that only policyd sends"),
         }
+        self.settle_withdrawn();
         Ok(())
     }
 
@@ -141,6 +156,8 @@ impl Broker {
         let Some(client) = self.clients.remove(&id) else { return };
         self.claims.remove_client(id);
         self.pairs.remove_client(id);
+        self.forget_far_client(id);
+        self.settle_withdrawn();
         self.families.leave(&client.family, client.pid);
         info!(client = id.0, pid = client.pid, "a switch went");
     }
@@ -148,15 +165,18 @@ impl Broker {
     /// When [`Broker::expire`] is next of use.
     pub fn next_deadline(&self) -> Option<Instant> {
         let proof = self.asked.front().map(|(deadline, ..)| *deadline);
-        self.claims.next_deadline().into_iter().chain(proof).min()
+        self.claims.next_deadline().into_iter().chain(proof).chain(self.next_far_deadline()).min()
     }
 
     pub fn census(&self, uid: Option<u32>) -> Census {
         let seen = |owner: u32| uid.is_none_or(|uid| uid == owner);
+        let (far, far_parked) = self.far_census();
         Census {
             clients: self.clients.values().filter(|client| seen(client.uid)).count(),
             pairs: self.pairs.count(|id| self.clients.get(&id).is_some_and(|client| seen(client.uid))),
             parked: self.claims.parked(uid),
+            far,
+            far_parked,
             retained: self.families.retained(uid),
         }
     }
@@ -206,20 +226,23 @@ impl Broker {
 
     fn meet(&mut self, from: ClientId, meet: Meet) {
         let key = meet.addresses.normalised();
-        let local = |end: std::net::SocketAddr, known: &mut LocalAddresses| known.contains(end.ip());
-        let reason = if self.own_netns != Some(meet.netns_cookie) {
-            Some(Reason::NotLocal)
+        let (local, remote) = (key.local_address().ip(), key.remote_address().ip());
+        let met = if self.own_netns != Some(meet.netns_cookie) {
+            Err(Reason::NotLocal)
         } else if key.local == key.remote {
-            Some(Reason::SelfConnect)
-        } else if !local(key.local_address(), &mut self.addresses) || !local(key.remote_address(), &mut self.addresses)
-        {
-            Some(Reason::NotLocal)
+            Err(Reason::SelfConnect)
+        } else if !self.addresses.contains(local) {
+            Err(Reason::NotLocal)
+        } else if self.addresses.contains(remote) {
+            Ok(None)
+        } else if let Some(host) = self.far.host_of(remote) {
+            self.far_obstacle(host, &key, meet.verbs).map_or(Ok(Some(host)), Err)
         } else {
-            None
+            Err(Reason::NotLocal)
         };
-        match reason {
-            Some(reason) => self.refuse(from, meet.slot, reason),
-            None => self.park(from, meet, Instant::now()),
+        match met {
+            Err(reason) => self.refuse(from, meet.slot, reason),
+            Ok(far) => self.park(from, meet, far, Instant::now()),
         }
     }
 }

@@ -114,6 +114,7 @@ fn page(status: &Status) -> String {
         ("clients", status.clients.to_string()),
         ("pairs", status.pairs.to_string()),
         ("parked meets", status.parked.to_string()),
+        ("with other hosts", format!("{} companions, {} parked meets", status.far, status.far_parked)),
         ("policyd", format!("{} (instance {}) at {}", status.version, status.instance, status.socket)),
     ];
     let reasons: Vec<_> = status.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();

@@ -7,7 +7,7 @@
 //!        "provider":"local","reason":null,"tx_tcp":5,"rx_tcp":93,"tx_companion":41000,"rx_companion":92000}]}
 //! -> {"version":1,"request":"status"}
 //! <- {"version":1,"status":{"connections":3,"carried":2,"tx_companion":82000,"rx_companion":184000,"fail_backs":0,
-//!        "reasons":{"few-calls":1},"clients":2,"pairs":1,"parked":0,"instance":"91f2…","version":"0.1.0",
+//!        "reasons":{"few-calls":1},"clients":2,"pairs":1,"parked":0,"far":0,"far_parked":0,"instance":"91f2…","version":"0.1.0",
 //!        "socket":"/run/tandem/policyd.sock"}}
 //! -> {"version":1,"request":"hold"}
 //! <- {"version":1,"held":true}
@@ -25,6 +25,11 @@
 //! <- {"version":1,"released":{"id":3,…,"state":"disconnected","reason":"released",…}}
 //! -> {"version":1,"request":{"explain":{"pid":71}}}
 //! <- {"version":1,"explanation":{"pid":71,"interface":"eth1","why":"request 3 (connected: by eth1)",…}}
+//! -> {"version":1,"request":"peers"}
+//! <- {"version":1,"peers":{"public_key":"…","listen":"10.0.0.1:7470","served":[{"address":"10.0.0.1","device":"rxe0",
+//!        "port":1}],"peers":[{"name":"east","up":true,"seconds":71,"companions":3,"served":["10.0.0.2"],…}],…}}
+//! -> {"version":1,"request":"reload"}
+//! <- {"version":1,"reloaded":true}
 //! <- {"version":1,"error":"unknown variant `sss`, …"}          (to anything else)
 //! ```
 //!
@@ -40,6 +45,8 @@
 //! | `watch` | what becomes of one request, or without `id` of all; the connection takes no other question then. A reader that is far behind is told `"missed"`, and `requests` anew |
 //! | `prepare` | may a program have this `network` or `interface`, and let it be ready at once |
 //! | `explain` | which interface a process's sockets get, and why |
+//! | `peers` | other hosts' policyds: their links, served addresses, companions; for root and policyd's own user |
+//! | `reload` | the configuration is read again; an error says what is wrong with it. For root and policyd's own user |
 //!
 //! A request is `waiting-for-resource` (no interface of the network can be used, or another request has it), `connecting`,
 //! `connected`, `suspended` (its interface has gone, or a higher priority has taken it) or `disconnected` (released, its
@@ -60,6 +67,7 @@ use tandem_protocol::socket_path::CONTROL_SUFFIX;
 
 use crate::connection::request::{self, Net, Spec};
 use crate::connection::{Explanation, NetworkStatus};
+use crate::peers::PeersStatus;
 use crate::registry::SsRow;
 
 pub const VERSION: u32 = 1;
@@ -84,6 +92,8 @@ pub enum Ask {
     Watch(Watched),
     Prepare(Net),
     Explain(OfProcess),
+    Peers,
+    Reload,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +138,8 @@ pub enum Answer {
     /// The interface.
     Prepared(String),
     Explanation(Explanation),
+    Peers(PeersStatus),
+    Reloaded(bool),
     Error(String),
 }
 
@@ -144,6 +156,11 @@ pub struct Status {
     pub pairs: usize,
     /// Meets that wait for their other end.
     pub parked: usize,
+    /// Companion ends with other hosts, and other hosts' meets that wait here; of all users, to who may see them.
+    #[serde(default)]
+    pub far: usize,
+    #[serde(default)]
+    pub far_parked: usize,
     /// Random, new at every start of policyd.
     pub instance: String,
     pub version: String,

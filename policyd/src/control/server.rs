@@ -11,6 +11,7 @@ use tandem_protocol::Reason;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -155,9 +156,32 @@ impl Asker {
             Ask::Release(of) => connections.borrow_mut().release(self.who, of.id).map(Answer::Released),
             Ask::Prepare(net) => connections.borrow_mut().prepare(self.who, net).map(Answer::Prepared),
             Ask::Explain(of) => connections.borrow().explain(self.who, of.pid).map(Answer::Explanation),
+            Ask::Peers => self.peers(shared),
+            Ask::Reload => self.reload(shared).await,
             Ask::Watch(_) => Err("watch has a connection of its own".to_owned()),
         };
         answer.unwrap_or_else(Answer::Error)
+    }
+
+    fn peers(&self, shared: &Shared) -> Result<Answer, String> {
+        self.sees_everything("peers")?;
+        Ok(Answer::Peers(shared.broker.borrow().peers_status(&shared.peers.borrow())))
+    }
+
+    /// Answered when it has been read.
+    async fn reload(&self, shared: &Shared) -> Result<Answer, String> {
+        self.sees_everything("a reload")?;
+        let (sender, read) = oneshot::channel();
+        shared.reloads.borrow_mut().push(sender);
+        shared.changed.notify_one();
+        read.await.map_err(|_| "policyd is leaving".to_owned())?.map(|()| Answer::Reloaded(true))
+    }
+
+    fn sees_everything(&self, what: &str) -> Result<(), String> {
+        match self.who.sees {
+            None => Ok(()),
+            Some(uid) => Err(format!("{what}: user {uid} may not; root and policyd's own user may")),
+        }
     }
 
     fn families(&self, shared: &Shared) -> Vec<Arc<registry::Family>> {
@@ -192,6 +216,8 @@ impl Asker {
             clients: census.clients,
             pairs: census.pairs,
             parked: census.parked,
+            far: if self.who.sees.is_none() { census.far } else { 0 },
+            far_parked: if self.who.sees.is_none() { census.far_parked } else { 0 },
             instance: format!("{instance:016x}"),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             socket: shared.socket.display().to_string(),

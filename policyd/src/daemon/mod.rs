@@ -18,15 +18,17 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal as on_signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 use tokio_seqpacket::UnixSeqpacketListener;
 use tracing::{error, info, warn};
 
 use crate::broker::Broker;
+use crate::broker::far::Limits;
 use crate::config::Settings;
 use crate::connection::{self, Connections};
-use crate::{channel, control};
+use crate::peers::{self, Peers};
+use crate::{channel, control, san};
 use background::Readiness;
 pub use place::{OCCUPIED, Occupied, Place, make_folder};
 
@@ -38,6 +40,11 @@ const MOST_CONTROLS: usize = 4_096;
 pub struct Shared {
     pub broker: RefCell<Broker>,
     pub connections: RefCell<Connections>,
+    pub peers: RefCell<Peers>,
+    /// What devices serve is to be looked at anew.
+    pub san: Notify,
+    /// Who waits for the configuration to be read again.
+    pub reloads: RefCell<Vec<oneshot::Sender<Result<(), String>>>>,
     /// Something that the main loop looks at may have changed: a deadline, the number of clients.
     pub changed: Notify,
     /// Processes that asked this policyd to stay while they live.
@@ -118,6 +125,9 @@ impl Daemon {
             commands: RefCell::default(),
             most_commands: Cell::new(settings.quotas.commands),
             broker: RefCell::new(Broker::new(settings.clone())),
+            peers: RefCell::new(Peers::new(settings.peers.clone(), settings.sysfs.clone())),
+            san: Notify::new(),
+            reloads: RefCell::default(),
             connections: RefCell::new(Connections::new(settings.networking.clone(), requests_file(&settings.socket))),
         };
         let (channels, controls) = (JoinSet::new(), JoinSet::new());
@@ -132,6 +142,9 @@ impl Daemon {
         let mut hangup = on_signal(SignalKind::hangup())?;
         Connections::watch_owners(&self.shared);
         let worker = tokio::task::spawn_local(connection::worker::start(self.shared.clone()).await);
+        self.shared.tell_peers();
+        let devices = tokio::task::spawn_local(san::run(self.shared.clone()));
+        let links = tokio::task::spawn_local(peers::run::run(self.shared.clone()));
         let mut listeners = self.listen()?;
         readiness.tell();
         self.manager.ready();
@@ -162,6 +175,9 @@ impl Daemon {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
+            if !self.shared.reloads.borrow().is_empty() {
+                self.reload();
+            }
             self.tell_status();
             self.shared.broker.borrow_mut().expire(Instant::now());
             let idle = self.channels.is_empty() && self.controls.is_empty() && self.shared.holds.get() == 0;
@@ -169,6 +185,9 @@ impl Daemon {
         }
         info!("leaving");
         self.manager.stopping();
+        links.abort();
+        peers::run::farewell(&self.shared).await;
+        devices.abort();
         worker.abort();
         drop(worker.await);
         connection::worker::clean(&self.shared).await;
@@ -179,7 +198,12 @@ impl Daemon {
     /// A file that is no configuration changes nothing.
     fn reload(&mut self) {
         self.manager.reloading();
-        match (self.reread)() {
+        let read = (self.reread)();
+        for asker in self.shared.reloads.take() {
+            // Who asked may have gone.
+            let _ = asker.send(read.as_ref().map(|_| ()).map_err(|error| format!("{error:#}")));
+        }
+        match read {
             Ok(settings) => {
                 if settings.socket != self.shared.socket {
                     warn!("the socket stays at {} until policyd is started anew", self.shared.socket.display());
@@ -187,7 +211,9 @@ impl Daemon {
                 self.linger = settings.linger;
                 self.shared.most_commands.set(settings.quotas.commands);
                 self.shared.connections.borrow_mut().reload(settings.networking.clone());
+                self.shared.peers.borrow_mut().configure(settings.peers.clone());
                 self.shared.broker.borrow_mut().reload(settings);
+                self.shared.tell_peers();
                 info!("the configuration has been read again");
             }
             Err(error) => error!("{error:#}; the configuration from before stays in force"),
@@ -250,6 +276,18 @@ impl Daemon {
             Ok((stream, _)) => drop(self.controls.spawn_local(control::server::serve(stream, self.shared.clone()))),
             Err(error) => rest(&error).await,
         }
+    }
+}
+
+impl Shared {
+    /// The broker is to know the peers that are configured now.
+    fn tell_peers(&self) {
+        let (listed, limits) = {
+            let peers = self.peers.borrow();
+            (peers.listed(), Limits { companions: peers.settings.companions, parked: peers.settings.parked })
+        };
+        self.broker.borrow_mut().set_peers(listed, limits);
+        self.san.notify_one();
     }
 }
 
