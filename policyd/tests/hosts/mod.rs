@@ -216,7 +216,7 @@ impl Host {
     }
 
     pub fn switch(&self) -> Switch {
-        Switch::connect(&self.socket())
+        Switch::connect(&self.socket()).patient()
     }
 
     /// Companions with others and parked meets of others, as counted here, and whether anything at all is left.

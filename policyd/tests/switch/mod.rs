@@ -26,6 +26,8 @@ use tandem_protocol::{Addresses, MAX_MESSAGE, Message, Reason};
 pub const DAEMON: &str = env!("CARGO_BIN_EXE_tandem-policyd");
 pub const TANDEM: &str = env!("CARGO_BIN_EXE_tandem");
 const PATIENCE: Duration = Duration::from_secs(3);
+/// What comes by another host's policyd has farther to go.
+pub const FAR: Duration = Duration::from_secs(30);
 
 pub struct Policyd {
     pub child: Child,
@@ -219,6 +221,12 @@ impl Switch {
         self.send(&Message::Meet(claim(slot, stream)), &[]);
     }
 
+    /// For what comes from far.
+    pub fn patient(self) -> Self {
+        setsockopt(&self.channel, sockopt::ReceiveTimeout, &TimeVal::new(FAR.as_secs() as i64, 0)).unwrap();
+        self
+    }
+
     pub fn companion(&self) -> Taken {
         match self.receive() {
             Some((Message::Companion(Companion { slot, companion, peer_pid }), fds)) => {
@@ -230,9 +238,20 @@ impl Switch {
 
     /// The slot and the reason of the next Refused.
     pub fn refused(&self) -> (u32, Reason) {
-        match self.receive() {
-            Some((Message::Refused { slot, reason }, _)) => (slot.slot, reason),
+        match self.next() {
+            Message::Refused { slot, reason } => (slot.slot, reason),
             other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    /// The next message, but for the table of served addresses, which comes when it comes.
+    pub fn next(&self) -> Message {
+        loop {
+            match self.receive() {
+                Some((Message::San, _)) => {}
+                Some((message, _)) => return message,
+                None => panic!("the channel is closed"),
+            }
         }
     }
 
@@ -297,6 +316,13 @@ pub fn receive(channel: &OwnedFd) -> Option<(Message, Vec<OwnedFd>)> {
     let mut bytes = [0; MAX_MESSAGE];
     let mut space = nix::cmsg_space!([RawFd; 8]);
     let mut parts = [IoSliceMut::new(&mut bytes)];
+    // Another thread's test may fork or stop something.
+    let ready = || {
+        let mut entry = nix::libc::pollfd { fd: channel.as_raw_fd(), events: nix::libc::POLLIN, revents: 0 };
+        // SAFETY: one entry of this frame.
+        unsafe { nix::libc::poll(&raw mut entry, 1, FAR.as_millis() as i32) }
+    };
+    while ready() < 0 {}
     let received = recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
     let received = match received {
         Err(nix::Error::ECONNRESET) => return None,

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use tandem_protocol::Reason;
 use tandem_protocol::message::FarRef;
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::host::Link;
 use super::{Broker, HostId, Misbehaviour};
@@ -107,12 +107,8 @@ impl Broker {
     pub(super) fn on_served(&mut self, host: HostId, addresses: Vec<IpAddr>) {
         let (own, foreign): (Vec<_>, Vec<_>) =
             addresses.into_iter().partition(|&address| self.far.host_of(address) == Some(host));
-        if let Some(address) = foreign.first() {
-            warn!(
-                host,
-                "serves {address}, which the configuration does not give it: passed over, with {} more",
-                foreign.len() - 1
-            );
+        if !foreign.is_empty() {
+            debug!(host, ?foreign, "served there, and not given to it by the configuration: passed over");
         }
         let Some(peer) = self.far.hosts.get_mut(&host) else { return };
         peer.served = own.into_iter().collect();
