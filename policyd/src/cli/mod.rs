@@ -2,10 +2,12 @@
 //!
 //! `run.rs` starts a program under the switch, `program.rs` says whether that can work, `find.rs` knows where the
 //! switch and policyd are installed, `start.rs` sees to it that a policyd is there, `show.rs` prints, `connect.rs` asks for
-//! interfaces.
+//! interfaces, `peer.rs` lists other hosts, `check.rs` says what this host can do.
 
+mod check;
 mod connect;
 mod find;
+mod peer;
 mod program;
 mod run;
 mod show;
@@ -44,6 +46,11 @@ enum Command {
     Networks(Show),
     /// Say which interface a process's sockets get, and why
     Explain(Explain),
+    /// This host's key, and the hosts whose policyds may speak to this one's
+    #[command(subcommand)]
+    Peer(peer::Peers),
+    /// Say what this host can do, what is missing, and what to do about it
+    Check(check::Check),
 }
 
 #[derive(Args)]
@@ -188,6 +195,13 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
             Command::Watch(watch) => connect::watch(&watch),
             Command::Networks(show) => connect::networks(&show),
             Command::Explain(explain) => connect::explain(&explain),
+            Command::Peer(peers) => peer::main(&peers),
+            Command::Check(check) => match check::check(&check) {
+                Ok(true) => Ok(()),
+                // It has said what is missing.
+                Ok(false) => return 1,
+                Err(error) => Err(error),
+            },
         },
         Err(error) => {
             drop(error.print());
