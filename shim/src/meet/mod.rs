@@ -1,13 +1,14 @@
 //! Meeting: the switch's side of the conversation with policyd.
 //!
-//! `packet` is one packet with descriptors, `examination` keeps a close from overtaking policyd's look at the socket; here
-//! are the channel (opened when a connection first wants its other end, opened anew after a fork, a change of user, or
+//! `packet` is one packet with descriptors, `examination` keeps a close from overtaking policyd's look at the socket, `san`
+//! knows which addresses devices serve; here are the channel (opened when a connection first wants its other end, opened anew after a fork, a change of user, or
 //! policyd's death), the meets, and the answers. Nothing here waits: answers are collected by whichever call comes next,
 //! told by one word of shared memory that there are any.
 
 mod attach;
 pub mod examination;
 pub mod packet;
+pub mod san;
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -147,6 +148,9 @@ fn ask(slot: SlotRef, fd: RawFd, calls: u32) {
         return;
     }
     if channel().is_some_and(|channel| send(channel, &message, &[])) {
+        if let Message::Meet(meet) = &message {
+            crate::log::trace(format_args!("slot {}: meets; by devices: {:?}", slot.index, san::way(&meet.addresses)));
+        }
         explain(slot, Reason::WaitingForPeer);
         return;
     }
@@ -165,6 +169,7 @@ fn claim(slot: SlotRef, fd: RawFd) -> Option<Message> {
         addresses: addresses(fd)?,
         cookie: slot.cookie.load(Ordering::Relaxed),
         netns_cookie: anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE).unwrap_or(0),
+        // There is no provider for companions between hosts in this library yet.
         verbs: false,
     }))
 }
@@ -294,6 +299,18 @@ fn handle(channel: RawFd, message: Message, packet: &packet::Packet) {
                 }
             }
         }
+        Message::San => {
+            let mut fds = packet.fds();
+            match (fds.next(), fds.next(), packet.truncated) {
+                (Some(file), None, false) => san::arrived(file),
+                _ => packet.drop_fds(),
+            }
+        }
+        // Nobody gets one unasked; who does has no use for it.
+        Message::FarCompanion(companion) => {
+            packet.drop_fds();
+            send(channel, &Message::FarUnable(companion.far), &[]);
+        }
         Message::Unassigned { reason } => {
             packet.drop_fds();
             crate::log::info(format_args!("policyd assigns no interface: {reason}"));
@@ -395,6 +412,7 @@ fn lost() {
     hidden::close(channel);
     INSTANCE.store(0, Ordering::Relaxed);
     assignment::lost();
+    san::lost();
     crate::log::info(format_args!("policyd is gone; connections go on"));
     for slot in slot::mine().filter(|slot| slot.stage() == Stage::Meeting) {
         if slot.retreat() {
@@ -428,6 +446,7 @@ pub fn after_fork_in_child() {
     LOCK.reset();
     INSTANCE.store(0, Ordering::Relaxed);
     assignment::after_fork_in_child();
+    san::lost();
     NEXT_TRY.store(0, Ordering::Relaxed);
 }
 
