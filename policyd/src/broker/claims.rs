@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_slot_is_known_by_its_generation() {
         let mut claims = Claims::default();
-        let id = claims.insert(ClientId(1), 7, meet(1, 1_000), Instant::now());
+        let id = claims.insert(ClientId(1), 7, meet(1, 1_000), None, Instant::now());
         assert_eq!(claims.of(ClientId(1), SlotRef { slot: 1, generation: 1 }), Some(id));
         assert_eq!(claims.of(ClientId(1), SlotRef { slot: 1, generation: 2 }), None);
         assert_eq!(claims.of_slot(ClientId(1), 1), Some(id));

@@ -397,13 +397,15 @@ pub struct BackOff {
     next: Duration,
 }
 
+impl Default for BackOff {
+    fn default() -> Self {
+        Self { next: Self::LEAST }
+    }
+}
+
 impl BackOff {
     const LEAST: Duration = Duration::from_millis(200);
     const MOST: Duration = Duration::from_secs(15);
-
-    pub const fn new() -> Self {
-        Self { next: Self::LEAST }
-    }
 
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
@@ -412,3 +414,6 @@ impl BackOff {
         pause.mul_f64(0.5 + part)
     }
 }
+
+#[cfg(test)]
+mod tests;

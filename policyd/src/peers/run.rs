@@ -11,7 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -154,7 +154,7 @@ async fn greeted(shared: &Rc<Shared>, mut stream: TcpStream, from: SocketAddr) -
 
 /// Dials a peer whenever there is no link to it.
 async fn keep_dialled(shared: Rc<Shared>, host: HostId) {
-    let mut back_off = BackOff::new();
+    let mut back_off = BackOff::default();
     loop {
         let linked = shared.peers.borrow().while_linked(host);
         if let Some(wake) = linked {
@@ -166,7 +166,7 @@ async fn keep_dialled(shared: Rc<Shared>, host: HostId) {
                 // A task of its own: it says farewell when this one is ended.
                 let lived = tokio::task::spawn_local(live(shared.clone(), link)).await.unwrap_or_default();
                 if lived >= LASTED {
-                    back_off = BackOff::new();
+                    back_off = BackOff::default();
                 }
             }
             Err(fault) => {
@@ -328,10 +328,10 @@ async fn exchange(shared: &Rc<Shared>, mut link: Link, ends: Ends) -> String {
     let Link { reader, writer, session, .. } = &mut link;
     let session = RefCell::new(session);
     let heard = std::cell::Cell::new(Instant::now());
-    let writer = RefCell::new(writer);
+    let writer = Mutex::new(writer);
 
     let outgoing = async {
-        let mut writer = writer.borrow_mut();
+        let mut writer = writer.lock().await;
         for message in &first {
             send(&mut writer, &session, std::slice::from_ref(message)).await?;
         }
@@ -403,7 +403,7 @@ async fn exchange(shared: &Rc<Shared>, mut link: Link, ends: Ends) -> String {
         (Fault::Malformed | Fault::Misbehaviour(_), None) => Some(Farewell::Malformed),
         _ => None,
     };
-    if let (Some(farewell), Ok(mut writer)) = (farewell, writer.try_borrow_mut()) {
+    if let (Some(farewell), Ok(mut writer)) = (farewell, writer.try_lock()) {
         let farewell = [Wire::Bye(farewell)];
         let _ = timeout(FAREWELL, send(&mut writer, &session, &farewell)).await;
     }

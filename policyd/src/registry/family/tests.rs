@@ -84,7 +84,7 @@ fn only_what_the_switch_claims_is_examined_and_no_page_is_made_for_it() {
     let pages = || nix::sys::stat::fstat(&fd).unwrap().st_blocks;
     let slot = SlotRef { slot: 40_000, generation: 7 };
     let addresses = identity(1).addresses;
-    let meet = Meet { slot, fd: 5, addresses, cookie: 1, netns_cookie: 1 };
+    let meet = Meet { slot, fd: 5, addresses, cookie: 1, netns_cookie: 1, verbs: false };
     let before = pages();
     for slot in [slot, SlotRef { slot: u32::MAX, ..slot }] {
         assert!(family.examine(&Meet { slot, ..meet }).is_none());
