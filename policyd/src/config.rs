@@ -300,6 +300,27 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_peer_is_named_with_line_and_column() {
+        let key = "public_key = 'B6N8vBQgk8i3VdwbEOhstCY3StFqqFPtC9/AsrhtHHw='\n";
+        let peer = format!("[[peer]]\nname = 'a'\n{key}addresses = ['10.0.0.2']\n");
+        assert_eq!(Config::parse(&peer).unwrap().hosts[0].addresses, ["10.0.0.2/32".parse().unwrap()]);
+        let cases = [
+            ("[peers]\nlisten = 'here'\n".to_owned(), "line 2, column 10"),
+            ("[peers]\nkeepalive_seconds = 0\n".to_owned(), "0: give 1 to 60"),
+            ("[[peer]]\nname = 'a/b'\n".to_owned(), "names no peer"),
+            ("[[peer]]\nname = 'a'\npublic_key = 'x'\n".to_owned(), "line 3, column 14"),
+            (format!("[[peer]]\nname = 'a'\n{key}addresses = ['10.0.0.2/33']\n"), "is no address"),
+            (format!("[[peer]]\nname = 'a'\n{key}addresses = []\n"), "peer a has no address"),
+            (format!("{peer}endpoint = 'east'\n"), "line 5, column 12"),
+            (format!("{peer}{peer}"), "a second peer a"),
+        ];
+        for (text, expected) in cases {
+            let error = error(&text);
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+    }
+
+    #[test]
     fn a_wrong_network_is_named_with_line_and_column() {
         let network = "[[network]]\nname = 'a'\ninterfaces = ['eth0']\n";
         let cases = [
@@ -336,5 +357,8 @@ mod tests {
         assert_eq!((config.quotas, config.autobind), (Quotas::default(), defaults));
         assert_eq!((config.park_seconds, config.remember_seconds), (Some(5), Some(60)));
         assert_eq!((config.networks.len(), config.interfaces.len(), config.rules.len()), (1, 1, 1));
+        let said = PeersText { listen: config.peers.listen, key: config.peers.key.clone(), ..PeersText::default() };
+        assert!(config.peers == said && said.listen.is_some() && said.key.is_some());
+        assert_eq!((config.hosts.len(), config.hosts[0].addresses.len()), (1, 2));
     }
 }

@@ -186,6 +186,33 @@ fn who_comes_alone_is_parked_told_and_forgotten() {
     within("and goes with its process", || hosts[0].status().far_parked == 0);
 }
 
+/// The kernel's own NAT between the ends: what each sees is true, and is not what the other sees.
+#[test]
+fn behind_a_nat_nobody_is_matched() {
+    let Some(wire) = Wire::new("NAT") else { return };
+    let nat = "nft add table ip t && nft 'add chain ip t p { type nat hook output priority -100; }' && \
+               nft 'add rule ip t p tcp dport 7000 dnat to 10.77.0.2:7001' || echo none";
+    if wire.run(0, nat).contains("none") {
+        println!("NAT: NOT RUN: nftables with its NAT modules is needed");
+        return;
+    }
+    let mut hosts = ordered(&wire);
+    hosts.iter_mut().for_each(|host| host.settings = format!("park_seconds = 2\n{}", host.settings));
+    hosts[0].lists("b", &hosts[1], &["10.77.0.2", "fd00:77::2"]);
+    hosts[1].lists("a", &hosts[0], &["10.77.0.1", "fd00:77::1"]);
+    hosts.iter_mut().for_each(Host::start);
+    until_linked(&hosts);
+    let (one, other) = (hosts[0].switch(), hosts[1].switch());
+    let listener = wire.at(1, || std::net::TcpListener::bind("10.77.0.2:7001").unwrap());
+    let client = wire.at(0, || TcpStream::connect("10.77.0.2:7000").unwrap());
+    let server = listener.accept().unwrap().0;
+    one.meet(1, &client);
+    other.meet(1, &server);
+    within("the second end waits at the first host too", || hosts[0].status().far_parked == 1);
+    assert_eq!((one.refused(), other.refused()), ((1, Reason::PeerAbsent), (1, Reason::PeerAbsent)));
+    all_gone(&hosts);
+}
+
 /// Neither is a companion tried where there can't be one, and `tandem ss` says which of the reasons it is.
 #[test]
 fn without_devices_at_both_ends_and_a_provider_it_is_refused_at_once() {

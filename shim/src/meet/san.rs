@@ -84,7 +84,7 @@ mod tests {
         unsafe {
             let file = libc::memfd_create(c"san".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
             assert!(file >= 0 && libc::ftruncate(file, bytes as i64) == 0);
-            assert_eq!(libc::fcntl(file, libc::F_ADD_SEALS, seals), 0);
+            assert_eq!(real::fcntl(file, libc::F_ADD_SEALS, seals as usize), 0);
             file
         }
     }
@@ -106,7 +106,7 @@ mod tests {
             let prot = libc::PROT_READ | libc::PROT_WRITE;
             let at = libc::mmap(std::ptr::null_mut(), San::BYTES, prot, libc::MAP_SHARED, memfd, 0);
             assert_ne!(at, libc::MAP_FAILED);
-            assert_eq!(libc::fcntl(memfd, libc::F_ADD_SEALS, San::SEALS), 0);
+            assert_eq!(real::fcntl(memfd, libc::F_ADD_SEALS, San::SEALS as usize), 0);
             &*at.cast::<San>()
         };
         written.initialise();
