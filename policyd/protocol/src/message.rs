@@ -99,8 +99,8 @@ pub enum Message {
     /// Policyd: the device that serves one of its addresses has gone, here ([`Reason::NoDevice`]) or there
     /// ([`Reason::PeerNoDevice`]). The companion's name stays known.
     FarTrouble { far: FarRef, reason: Reason },
-    /// Policyd, to who has companions with that host: whether messages reach it. Down: what was said in the last moment
-    /// may be lost, and is to be said again when the link is up.
+    /// Policyd, to who has companions with that host: whether messages reach it. What is said while they don't is said when
+    /// they do again.
     PeerLink { host: u32, up: bool },
 }
 

@@ -144,7 +144,7 @@ impl Daemon {
         let worker = tokio::task::spawn_local(connection::worker::start(self.shared.clone()).await);
         self.shared.tell_peers();
         let devices = tokio::task::spawn_local(san::run(self.shared.clone()));
-        let links = tokio::task::spawn_local(peers::run::run(self.shared.clone()));
+        let links = tokio::task::spawn_local(peers::run::start(self.shared.clone()));
         let mut listeners = self.listen()?;
         readiness.tell();
         self.manager.ready();

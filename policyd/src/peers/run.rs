@@ -40,12 +40,17 @@ const ANSWERS: usize = 8;
 const FRAMES_AT_ONCE: usize = 32;
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// For as long as policyd runs. Without a configured peer it does nothing.
-pub async fn run(shared: Rc<Shared>) {
+/// Listens, if that is configured, before policyd says that it is ready; returns what goes on for as long as policyd runs.
+/// Without a configured peer it does nothing.
+pub fn start(shared: Rc<Shared>) -> impl Future<Output = ()> {
+    let mut listener = None;
+    let retry = reconcile(&shared, &mut listener);
+    run(shared, listener, retry)
+}
+
+async fn run(shared: Rc<Shared>, mut listener: Option<(SocketAddr, TcpListener)>, mut retry: bool) {
     let changed = shared.peers.borrow().changed.clone();
-    let mut listener: Option<(SocketAddr, TcpListener)> = None;
     loop {
-        let retry = reconcile(&shared, &mut listener);
         tokio::select! {
             () = changed.notified() => {}
             () = tokio::time::sleep(AGAIN), if retry => {}
@@ -57,6 +62,7 @@ pub async fn run(shared: Rc<Shared>) {
                 }
             },
         }
+        retry = reconcile(&shared, &mut listener);
     }
 }
 

@@ -255,6 +255,12 @@ impl Switch {
         }
     }
 
+    /// Passes over the news of links that has come by now.
+    pub fn settle(&self) {
+        self.send(&Message::Meet(Meet { netns_cookie: 0, ..probe() }), &[]);
+        while let Message::PeerLink { .. } = self.next() {}
+    }
+
     /// Nothing comes: what was said before has been looked at when the next Refused is for this probe.
     pub fn assert_quiet(&self) {
         self.send(&Message::Meet(Meet { netns_cookie: 0, ..probe() }), &[]);

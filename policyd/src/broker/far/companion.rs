@@ -25,8 +25,11 @@ pub struct Companion {
     /// What our switch has said, once.
     pub own_blob: Option<Box<Blob>>,
     pub own_confirmed: bool,
+    /// Said again on a new link: on the old one they may have been lost.
+    pub own_words: Vec<Word>,
     pub their_blob: bool,
     pub their_confirmed: bool,
+    pub their_words: Vec<Word>,
     pub to_switch: Due,
     pub to_peer: Due,
 }
@@ -46,15 +49,20 @@ pub struct Due {
 }
 
 impl Due {
-    pub fn add_word(&mut self, word: Word) {
-        self.words.retain(|known| (known.kind, known.writer) != (word.kind, word.writer));
-        self.words.push(word);
-    }
-
     /// Nothing of it is to be told.
     pub fn clear(&mut self) {
         *self = Self { queued: self.queued, ..Self::default() };
     }
+}
+
+/// The newest of each kind and direction stays. False: it is known.
+pub fn note_word(words: &mut Vec<Word>, word: Word) -> bool {
+    let new = !words.contains(&word);
+    if new {
+        words.retain(|known| (known.kind, known.writer) != (word.kind, word.writer));
+        words.push(word);
+    }
+    new
 }
 
 impl Companion {
@@ -73,15 +81,16 @@ mod tests {
 
     #[test]
     fn the_newest_word_of_a_kind_and_direction_counts() {
-        let mut due = Due::default();
+        let mut words = Vec::new();
         for epoch in 0..1_000 {
             for kind in 1..=5 {
                 for writer in 0..=1 {
-                    due.add_word(Word { kind: WordKind::from_code(kind).unwrap(), writer, epoch });
+                    let word = Word { kind: WordKind::from_code(kind).unwrap(), writer, epoch };
+                    assert!(note_word(&mut words, word) && !note_word(&mut words, word));
                 }
             }
         }
-        assert_eq!(due.words.len(), 10);
-        assert!(due.words.iter().all(|word| word.epoch == 999));
+        assert_eq!(words.len(), 10);
+        assert!(words.iter().all(|word| word.epoch == 999));
     }
 }

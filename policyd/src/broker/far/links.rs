@@ -50,6 +50,7 @@ impl Broker {
                 companion.to_peer.blob = companion.own_blob.clone();
             }
             companion.to_peer.confirmed = companion.own_confirmed;
+            companion.to_peer.words.clone_from(&companion.own_words);
             again.push(far);
         }
         again.into_iter().for_each(|far| self.tell_peer(far));

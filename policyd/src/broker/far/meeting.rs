@@ -135,8 +135,10 @@ impl Broker {
             theirs: true,
             own_blob: None,
             own_confirmed: false,
+            own_words: Vec::new(),
             their_blob: false,
             their_confirmed: false,
+            their_words: Vec::new(),
             to_switch: Due::default(),
             to_peer: Due::default(),
         };

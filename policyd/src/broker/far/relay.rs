@@ -6,7 +6,7 @@ use tandem_protocol::message::{Blob, FarCompanion, FarRef, Word};
 use tandem_protocol::{Message, Reason};
 use tracing::debug;
 
-use super::companion::Companion;
+use super::companion::{Companion, note_word};
 use super::{Broker, HostId, Member, Misbehaviour};
 use crate::broker::ClientId;
 use crate::peers::wire::{MOST_SERVED, Wire};
@@ -28,7 +28,11 @@ impl Broker {
                 companion.to_peer.confirmed |= !companion.own_confirmed;
                 companion.own_confirmed = true;
             }),
-            Message::FarWord { far, word } => self.of_switch(from, far, |companion| companion.to_peer.add_word(word)),
+            Message::FarWord { far, word } => self.of_switch(from, far, |companion| {
+                if note_word(&mut companion.own_words, word) {
+                    note_word(&mut companion.to_peer.words, word);
+                }
+            }),
             Message::FarReleased(far) if self.is_of(from, far) => self.let_go(far, Reason::Closed),
             Message::FarUnable(far) if self.is_of(from, far) => self.let_go(far, Reason::PeerUnable),
             _ => {}
@@ -98,7 +102,11 @@ impl Broker {
     }
 
     fn on_word(&mut self, far: FarRef, word: Word) {
-        self.of_peer(far, |companion| companion.to_switch.add_word(word));
+        self.of_peer(far, |companion| {
+            if note_word(&mut companion.their_words, word) {
+                note_word(&mut companion.to_switch.words, word);
+            }
+        });
     }
 
     fn of_peer(&mut self, far: FarRef, note: impl FnOnce(&mut Companion)) {
