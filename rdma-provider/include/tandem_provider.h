@@ -16,14 +16,14 @@
  * Errors. Every function that returns int32_t returns 0 or more for success, and a negative errno for failure: never -1 with errno,
  * never a positive errno. errno itself is left as it was. What fails later is told by poll, as the status of a completion, in the
  * same form. The ones with a meaning of their own:
- *     -EAGAIN      as much is under way as may be; poll makes room, and nothing of the call was done
+ *     -EAGAIN      as much is under way as may be, or an answer is not there yet; nothing of the call was done
  *     -EPIPE       the companion is dead, as poll has said or will say
  *     -ECHILD      this process is a forked child of the one that made the handle; see "Processes"
  *     -ENODEV      no device serves the address, or the device has gone
  *     -ENOPROTOOPT the option has no row in the provider's table
  *     -ENOMEM, -ENOBUFS, -EPERM  locked memory, objects or entries of the device, or rights are used up or wanting
  *
- * Blocking. Only stop, list and check may wait; each says for what. All that a device may be slow at (opening it, registering
+ * Blocking. Only stop, find, list and check may wait; each says for what. All that a device may be slow at (opening it, registering
  * memory, making, connecting and destroying queue pairs: milliseconds, and a second where a neighbour is to be found) is only ordered by the
  * call, done by the provider's one thread, and told by poll. While that thread is stopped, orders wait.
  *
@@ -41,8 +41,8 @@
  * is closed in the child before fork returns to it. To have companions of its own, the child calls tandem_provider_open again. The parent
  * notices nothing of a fork. Memory to be registered must be MAP_SHARED, so that no copy-on-write parts it from the device, and no
  * hole (MADV_DONTFORK) is made in it for children. Before exec nothing is needed. Before unshare(CLONE_NEWUSER), setns and what else wants
- * a process without a second thread: stop, and start afterwards. After a change of credentials the kernel may refuse a put:
- * the companion dies with -EACCES, and new ones open the device anew.
+ * a process without a second thread: stop, and start afterwards. After a change of credentials (setuid, seteuid, in one thread or all)
+ * the kernel may refuse a put: the companion dies with -EACCES, and a new domain opens the device with the rights of whoever asks for it.
  *
  * Memory. Handles are the provider's; structures in arguments are the caller's and not kept. Registered memory stays the
  * switch's: it must stay mapped until poll has told that it is released.
@@ -137,6 +137,7 @@ struct tandem_put {
 #define TANDEM_DEAD 5u       /* C: nothing of ours lands any more, for the reason in status; close is all that is left */
 #define TANDEM_CLOSED 6u     /* D, M, C: the last completion of the object; nothing lands through it, its memory may be unmapped */
 #define TANDEM_CHANGED 7u    /* Q: a device or an address has come or gone: what list and find say may be new */
+#define TANDEM_ROOM 8u       /* C: put has said -EAGAIN, and would now take puts again */
 
 struct tandem_completion {
     uint32_t kind;
@@ -165,7 +166,8 @@ struct tandem_host {
     /* The only way to say anything: never by stdout or stderr. Level 1 error to 5 trace; the text has no NUL and no newline. */
     void (*log)(void *context, uint32_t level, const char *text, size_t bytes);
     /* Moves a descriptor out of the application's numbers and sight, CLOEXEC: the new number, or a negative errno and the
-     * descriptor is closed. */
+     * descriptor is closed. Device libraries go on using it: read, write, ioctl and mmap of the number must work as ever, in any
+     * thread. Who closes, copies, polls or watches it is the provider alone, by libc's functions themselves. */
     int32_t (*hide)(void *context, int32_t descriptor);
     /* Closes a hidden descriptor; async-signal-safe, and safe in a forked child. */
     void (*close_hidden)(void *context, int32_t descriptor);
@@ -180,15 +182,16 @@ struct tandem_provider {
 
     /* ---- What there is ---- */
 
-    /* 1: a device serves connections of this local address, and could be opened as far as that can be told; -ENODEV: none does. Reads sysfs
-     * the first time and after a change, else only memory. */
+    /* 1: a device serves connections of this local address; -ENODEV: none does. Reads sysfs, milliseconds, at most once a second
+     * and after a change; else only memory. */
     int32_t (*find)(void *context, const struct tandem_address *local);
     /* Writes what is served now, at most `room` entries, and returns how many there are. Reads sysfs: milliseconds. */
     int32_t (*list)(void *context, struct tandem_served *served, uint32_t room);
     /* What this host and process have and lack, each with its remedy, one line at a time. Opens devices. Returns how many lines speak of
      * something that is wanting. */
     int32_t (*check)(void *context, void *argument, void (*line)(void *argument, const char *text, size_t bytes));
-    /* Ends the provider's thread, and returns when it is gone: at once, or after the order it is at, a second at most. */
+    /* Ends the provider's thread, and returns when it is gone: at once, or after the order it is at, a second at most. Bytes go
+     * on moving without it; orders, and what devices tell, wait for start. */
     int32_t (*stop)(void *context);
     int32_t (*start)(void *context);
 
@@ -209,7 +212,8 @@ struct tandem_provider {
 
     /* ---- A domain: register memory, share, adopt ---- */
 
-    /* For the device that serves `local`. READY follows; the calls below may be made before it, and fail with it. */
+    /* For the device that serves `local`. READY follows; the calls below may be made before it, and fail with it. When the device
+     * has gone, or a companion has died with -EACCES, the domain makes none any more (READY with -ENODEV): close it, open another. */
     int32_t (*open_domain)(struct tandem_queue *queue, const struct tandem_address *local, uint64_t cookie, struct tandem_domain **domain);
     /* Once its companions are closed (-EBUSY before); its memory is released with it. CLOSED follows. */
     int32_t (*close_domain)(struct tandem_domain *domain);
@@ -247,7 +251,7 @@ struct tandem_provider {
     /* ---- Moving bytes: put, notify ---- */
 
     /* All of them, in this order, or none. From CONNECTED on. The bytes must stay as they are until they have landed, but for immediate ones.
-     * -EAGAIN: poll, and come again when something has landed (a put that is reported brings that about). -EINVAL: outside of the memory named. */
+     * -EAGAIN: poll; ROOM follows when there is room again. -EINVAL: outside of the memory named. */
     int32_t (*put)(struct tandem_companion *companion, const struct tandem_put *puts, uint32_t count);
     /* A notification without bytes, in order behind all puts. */
     int32_t (*notify)(struct tandem_companion *companion, uint32_t note);

@@ -64,6 +64,8 @@ pub mod kind {
     pub const CLOSED: u32 = 6;
     /// Of the queue: devices or addresses have changed.
     pub const CHANGED: u32 = 7;
+    /// Of a companion that has refused a put for want of room: it would take puts again.
+    pub const ROOM: u32 = 8;
 }
 
 macro_rules! handles {

@@ -45,6 +45,7 @@
 //! | kind | then |
 //! |---|---|
 //! | NOTIFIED | `produced` of the direction that we read is the note; every record may have changed. Wakes this companion's first sleeper (its private list), or marks the companion in its epoll set's news |
+//! | ROOM | wakes the first sleeper for room |
 //! | LANDED, token of an `at` | PROPOSED becomes RING |
 //! | LANDED, token of a `W` | the kernel's FIN may go |
 //! | DEAD | writer in RING: fixes R = max(`consumed`, N) and E, FAILBACK. In PROPOSED: close, and `ask` by the policyds. In TCP with an epoch offered to it: `void` by them. Reader: **close first**, then `ans`, or LEAVE by the policyds. A put that was not reported may yet land until the peer has closed its end |
@@ -60,8 +61,8 @@
 //! # Room
 //!
 //! Two things bound a writer: ring room, as over shared memory, and -EAGAIN of `put`. Neither accepts a byte: it is "no room" to the application.
-//! -EAGAIN ends when something of this process's own lands, so whoever would sleep on it reports its last put first. Notifications need no room:
-//! the provider merges those that the peer has no receive for.
+//! After -EAGAIN ROOM is told, as NOTIFIED is when the peer gives credit; so a writer without room sleeps as a reader without bytes does. Notifications
+//! need no room of the peer's: the provider merges those that it has no receive for.
 
 use crate::NOTE_BITS;
 

@@ -57,6 +57,7 @@ fn ours() -> Vec<(String, String, usize)> {
         ("TANDEM_DEAD", kind::DEAD as usize),
         ("TANDEM_CLOSED", kind::CLOSED as usize),
         ("TANDEM_CHANGED", kind::CHANGED as usize),
+        ("TANDEM_ROOM", kind::ROOM as usize),
         ("sizeof TANDEM_PROVIDER_ENTRY", ENTRY.count_bytes() + 1),
     ] {
         lines.push((name.to_owned(), format!("({name})"), value));
