@@ -38,7 +38,8 @@
  *
  * Processes. A device belongs to the process that opened it. A forked child may go on reading the memory it shares with its parent, and
  * must call nothing on the parent's handles: each call answers -ECHILD there and does nothing, and what the provider had open
- * is closed in the child before fork returns to it. To have companions of its own, the child calls tandem_provider_open again. The parent
+ * is closed in the child before fork returns to it. To have companions of its own, the child calls tandem_provider_open again. A child
+ * by vfork is its parent as far as can be told here: no call may be made in one. The parent
  * notices nothing of a fork. Memory to be registered must be MAP_SHARED, so that no copy-on-write parts it from the device, and no
  * hole (MADV_DONTFORK) is made in it for children. Before exec nothing is needed. Before unshare(CLONE_NEWUSER), setns and what else wants
  * a process without a second thread: stop, and start afterwards. After a change of credentials (setuid, seteuid, in one thread or all)

@@ -50,8 +50,9 @@ pub fn find(address: &Address) -> Result<Served> {
 const FRESH: Duration = Duration::from_secs(1);
 static RECENT: Mutex<Option<(Instant, Vec<Served>)>> = Mutex::new(None);
 
+/// Never waits for the lock: a forked child may have inherited it held.
 fn recent() -> Vec<Served> {
-    let mut recent = RECENT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let Ok(mut recent) = RECENT.try_lock() else { return list() };
     match &*recent {
         Some((at, served)) if at.elapsed() < FRESH => served.clone(),
         _ => {
@@ -63,7 +64,9 @@ fn recent() -> Vec<Served> {
 }
 
 pub fn forget() {
-    *RECENT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+    if let Ok(mut recent) = RECENT.try_lock() {
+        *recent = None;
+    }
 }
 
 /// Everything that is served now.

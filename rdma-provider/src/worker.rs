@@ -99,10 +99,11 @@ impl Worker {
     }
 
     pub fn start(&'static self) -> Result<()> {
+        // Looked for before the lock is taken: whoever polls holds the adapters and gives orders.
+        let events = !self.adapters().is_empty();
         let mut state = lock(&self.state);
         state.stopped = false;
-        let needed = !state.jobs.is_empty() || !self.adapters().is_empty();
-        if state.thread.is_none() && needed {
+        if state.thread.is_none() && (events || !state.jobs.is_empty()) {
             self.spawn(&mut state)?;
         }
         Ok(())
