@@ -149,6 +149,12 @@ pub fn shutdown(fd: c_int, how: c_int) -> Outcome<c_int> {
     if matches!(how, libc::SHUT_RD | libc::SHUT_RDWR) {
         slot.raise(flag::SHUT_RD);
     }
+    if slot.has(flag::SHUT_RD)
+        && slot.has(flag::SHUT_WR)
+        && let Some(conn) = Conn::of(slot, fd)
+    {
+        conn.reads_no_more();
+    }
     // SAFETY: the application's own call.
     Outcome::of(unsafe { real::shutdown(fd, how) })
 }

@@ -321,6 +321,21 @@ pub fn before_exec() {
     }
 }
 
+/// What the kernel tells anew, edge or not: the connection's low-water mark was set.
+pub fn ask_anew(slot: SlotRef) {
+    for set in slot.sets().filter_map(at) {
+        let Some(mut inner) = set.lock() else { continue };
+        for fd in inner.descriptors_of(slot) {
+            if let Some(entry) = inner.entry(fd) {
+                entry.hot = true;
+                inner.make_due(fd);
+            }
+        }
+        drop(inner);
+        set.rouse();
+    }
+}
+
 /// Something has happened to the connection that its peer does not tell: the sets that watch it look anew, and who sleeps
 /// on them is woken. Takes no set's lock.
 pub fn rouse(slot: SlotRef) {

@@ -70,6 +70,14 @@ pub fn changed(entry: &Adopted) -> bool {
         || entry.hint
 }
 
+/// Whether a look at an entry that is due is going to find something: for who asks the set whether it is readable.
+pub fn would_report(entry: &Adopted) -> bool {
+    let slot = entry.conn.slot;
+    let conn = Conn { fd: slot.descriptor(), ..entry.conn };
+    let wanted = entry.events & POLL_BITS | (libc::POLLERR | libc::POLLHUP) as u32;
+    !slot.current() || !ready::switched(slot) || !entry.spent && ready::ask(&conn, wanted) != 0
+}
+
 /// There is more room, or a send found none since: then the peer has to be told who waits for it.
 fn out_changed(entry: &Adopted) -> bool {
     entry.conn.out.load(Word::Consumed) != entry.seen_consumed
@@ -88,7 +96,8 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
     entry.seen_delivered = conn.slot.delivered();
     let turns = conn.slot.turns.load(Ordering::Acquire);
     let turned = std::mem::replace(&mut entry.seen_turns, turns) != turns;
-    let fresh = std::mem::take(&mut entry.hint) || turned;
+    let hinted = std::mem::take(&mut entry.hint);
+    let fresh = hinted || turned;
     let wanted = entry.events & POLL_BITS | (libc::POLLERR | libc::POLLHUP) as u32;
     // What the kernel was last heard to have may be gone by now; what lasts is remembered, and all else is an edge.
     let on_tcp = conn.slot.anchor.load(Ordering::Acquire) & (ready::IN | libc::POLLPRI as u32) != 0;
@@ -108,7 +117,9 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
         let anew = std::mem::take(&mut entry.hot);
         let came = came(entry, &conn, events, fresh || more_bytes || anew);
         let by_kernel = conn.slot.send_phase.load(Ordering::Acquire) != THROUGH_SWITCH;
-        let edge_by_kernel = fresh && by_kernel && events & ready::OUT != 0;
+        // A direction that came back because the connection is over owes nothing that its end has not told.
+        let over = entry.told & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32 != 0;
+        let edge_by_kernel = (hinted || turned && !over) && by_kernel && events & ready::OUT != 0;
         let edge_out = events & ready::OUT != 0 && std::mem::take(&mut entry.edge_due);
         events != 0 && (came || anew || edge_out || edge_by_kernel)
     };
@@ -130,7 +141,10 @@ fn came(entry: &mut Adopted, conn: &Conn, events: u32, news: bool) -> bool {
         return lasting != 0;
     }
     let mark = receive::arrived(conn);
-    let further = mark > entry.mark && events & ready::IN != 0;
+    // Bytes that were read before anybody asked are an edge, too, as long as there is something else to tell.
+    let read =
+        entry.events & ready::IN != 0 && conn.slot.delivered() >= mark && receive::low_water(conn.slot, conn.fd) == 1;
+    let further = mark > entry.mark && (events & ready::IN != 0 || events != 0 && read);
     if further {
         entry.mark = mark;
     }

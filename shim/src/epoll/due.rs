@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 
 use super::adopt::Adopted;
-use super::collect::changed;
+use super::collect::{changed, would_report};
 use super::set::{Inner, Set};
 use crate::provider::local::Pair;
 use crate::slot::{SlotRef, flag};
@@ -160,7 +160,8 @@ impl Inner {
         loop {
             let fd = self.due.queue.pop_front()?;
             let Some(&place) = self.place.get(&fd) else { continue };
-            if let Some(entry) = self.adopted.get_mut(place) {
+            // One that was removed and added again while it was due is there twice.
+            if let Some(entry) = self.adopted.get_mut(place).filter(|entry| entry.due) {
                 entry.due = false;
                 return Some(place);
             }
@@ -185,6 +186,20 @@ impl Inner {
         }
         self.found = found;
         self.due.queue.len()
+    }
+
+    /// Would any adopted entry be reported? Those that would not are due no longer.
+    pub fn any_to_report(&mut self, mail: &Mail) -> bool {
+        for _ in 0..self.gather_due(mail) {
+            let Some(place) = self.next_due() else { break };
+            let Some(entry) = self.adopted.get(place) else { continue };
+            if would_report(entry) {
+                let fd = entry.fd;
+                self.make_due(fd);
+                return true;
+            }
+        }
+        false
     }
 
     /// Might any adopted entry have something to report? Loads only: no lock of a slot, no call.

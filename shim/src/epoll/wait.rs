@@ -270,7 +270,7 @@ fn real_wait(epfd: RawFd, out: &mut [epoll_event], limit_ns: Option<u64>, mask: 
 pub fn readable(epfd: RawFd, events: c_short) -> c_short {
     let Some(set) = set::of(epfd) else { return 0 };
     let _ = take_news(set, Some(0), std::ptr::null());
-    let adopted = set.lock().is_some_and(|inner| inner.stirred(set));
+    let adopted = set.lock().is_some_and(|mut inner| inner.any_to_report(&set.mail));
     let mut kernels = libc::pollfd { fd: epfd, events, revents: 0 };
     // SAFETY: one entry, no waiting.
     unsafe { real::poll(&mut kernels, 1, 0) };

@@ -113,6 +113,8 @@ pub struct Slot {
     pub turns: AtomicU32,
     /// Sends that found no room: each is owed an edge when there is room again, in every set that waits for it.
     pub no_space: AtomicU32,
+    /// The socket's error, where a call of ours took it from the kernel: owed to the application, once.
+    pub untold: AtomicU32,
     /// What the anchor last said: see `switch::anchor`.
     pub anchor: AtomicU32,
     pub anchor_tick: AtomicU64,
@@ -217,6 +219,7 @@ impl Slot {
             &self.recv_phase,
             &self.turns,
             &self.no_space,
+            &self.untold,
             &self.anchor,
             &self.pair,
             &self.conn,

@@ -6,20 +6,26 @@ use std::sync::atomic::Ordering;
 use libc::{c_void, iovec, msghdr, pollfd};
 
 use super::Conn;
-use crate::slot::{Slot, flag};
-use crate::stream::{TcpPut, TcpReceive, TcpSend, TcpTake, Word};
+use crate::slot::{Slot, SlotRef, flag};
+use crate::stream::{Port, TcpPut, TcpReceive, TcpSend, TcpTake, Word};
 use crate::{real, sys};
 
 /// The TCP socket behind a number that is known to be current.
 pub struct Anchor {
     fd: RawFd,
+    slot: SlotRef,
     /// shutdown(SHUT_RD) was called here: an empty socket then says 0, which is no FIN of the peer's.
     shut: bool,
 }
 
 impl Anchor {
     pub fn of(conn: &Conn) -> Anchor {
-        Anchor { fd: conn.fd, shut: conn.slot.has(flag::SHUT_RD) }
+        Anchor { fd: conn.fd, slot: conn.slot, shut: conn.slot.has(flag::SHUT_RD) }
+    }
+
+    /// The kernel tells an error once, and this was not the application's call.
+    fn swallowed(&self, errno: i32) {
+        let _ = self.slot.untold.compare_exchange(0, errno as u32, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     fn taken(&self, n: isize) -> TcpTake {
@@ -29,7 +35,10 @@ impl Anchor {
             1.. => TcpTake::Bytes(n as usize),
             _ => match sys::errno() {
                 libc::EAGAIN | libc::EINTR => TcpTake::WouldBlock,
-                errno => TcpTake::Failed(errno),
+                errno => {
+                    self.swallowed(errno);
+                    TcpTake::Failed(errno)
+                }
             },
         }
     }
@@ -80,7 +89,10 @@ impl TcpSend for Anchor {
             0 => TcpPut::WouldBlock,
             _ => match sys::errno() {
                 libc::EAGAIN | libc::EINTR => TcpPut::WouldBlock,
-                errno => TcpPut::Failed(errno),
+                errno => {
+                    self.swallowed(errno);
+                    TcpPut::Failed(errno)
+                }
             },
         }
     }
@@ -215,11 +227,12 @@ pub fn note(conn: &Conn, bits: u32) -> u32 {
     all
 }
 
-/// As [`look`], but at most once a clock tick: what a busy writer can afford.
+/// As [`look`], but at most once a clock tick: what a busy writer can afford. Each time once the peer has closed.
 #[inline]
 pub fn glance(conn: &Conn) -> u32 {
     let tick = sys::tick_ns();
-    if conn.slot.anchor_tick.load(Ordering::Relaxed) == tick {
+    let there = conn.out.load(Word::ReaderReady) == conn.slot.companion_id.load(Ordering::Relaxed);
+    if there && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick {
         conn.slot.anchor.load(Ordering::Acquire)
     } else {
         look(conn)

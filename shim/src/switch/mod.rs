@@ -72,6 +72,11 @@ impl Conn {
         ready
     }
 
+    /// From here on each of the peer's writes asks the kernel, which will have our FIN or RST by then.
+    pub fn reads_no_more(&self) {
+        self.inward.store(Word::ReaderReady, 0);
+    }
+
     /// Wakes whoever at the other end waits for what we have just stored (after a full fence).
     #[inline]
     pub fn wake_reader(&self) {
@@ -324,6 +329,7 @@ pub fn finish(conn: &Conn) {
 /// where it is; its ring is given back when the connection's number is used again.
 pub fn detach(slot: SlotRef) {
     let Some(conn) = Conn::of(slot, -1) else { return };
+    conn.reads_no_more();
     let Ok(side) = slot.send_side() else { return };
     // What was accepted and not yet read by the peer, whatever state the writer ended in: the peer still reads it there.
     let unread = conn.out.load(Word::Consumed) < side.writer.written();

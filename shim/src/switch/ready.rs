@@ -47,8 +47,9 @@ pub fn anchor_events(conn: &Conn, wanted: u32) -> u32 {
 pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
     let slot = conn.slot;
     let bits = if kernel != 0 { anchor::note(conn, kernel) } else { slot.anchor.load(Ordering::Acquire) };
+    let bits = bits | own_end(slot);
     let mut events = bits & (HUP | ERR) | (bits | kernel) & wanted & !(IN | OUT | HUP | ERR);
-    if events & RDHUP != 0 && fin_would_wait(conn) {
+    if events & RDHUP != 0 && !slot.has(flag::SHUT_RD) && fin_would_wait(conn) {
         events &= !RDHUP;
     }
     if wanted & IN != 0 {
@@ -81,6 +82,15 @@ pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
         send::pump(conn);
     }
     events & (wanted | HUP | ERR)
+}
+
+/// What this end has shut is told too, as the kernel does it; of the peer it says nothing (see `anchor::note`).
+fn own_end(slot: SlotRef) -> u32 {
+    match (slot.has(flag::SHUT_RD), slot.has(flag::SHUT_WR)) {
+        (true, true) => RDHUP | HUP,
+        (true, false) => RDHUP,
+        _ => 0,
+    }
 }
 
 fn kernel_writable(conn: &Conn) -> bool {

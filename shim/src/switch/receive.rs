@@ -89,12 +89,7 @@ pub fn receive(
             Step::Eof if sink.taken > 0 => return Ok(sink.taken),
             Step::Eof => return end_of_stream(&conn),
             Step::Fail(_) if sink.taken > 0 => return Ok(sink.taken),
-            Step::Fail(errno) => {
-                if errno == libc::ECONNRESET {
-                    slot.raise(flag::RESET_TOLD);
-                }
-                return Err(errno);
-            }
+            Step::Fail(errno) => return told_once(slot, errno),
             Step::Dry => {}
         }
         if slot.has(flag::SHUT_RD) {
@@ -111,6 +106,7 @@ pub fn receive(
         }
         let patience = patience.get_or_insert_with(|| Patience::of(anchor::time_limit(fd, libc::SO_RCVTIMEO)));
         let so_far = sink.taken;
+        patience.partial = so_far > 0;
         let give_in = |errno: i32| if so_far > 0 { Ok(so_far) } else { Err(errno) };
         if peek {
             // What was peeked is looked at anew: more may stand behind it, or it may be another reader's by then.
@@ -126,6 +122,13 @@ pub fn receive(
             Woke::Gone => return give_in(libc::EBADF),
         }
     }
+}
+
+/// A connection's error is told once, by whichever call comes first; then it is at its end.
+fn told_once(slot: SlotRef, errno: i32) -> Result<usize, i32> {
+    let untold = slot.untold.swap(0, Ordering::AcqRel) != 0;
+    let first = errno != libc::ECONNRESET || slot.raise(flag::RESET_TOLD);
+    if untold || first { Err(errno) } else { Ok(0) }
 }
 
 /// Bytes that a blocking call waits for.
@@ -374,7 +377,8 @@ pub fn ring_bytes(conn: &Conn) -> usize {
     if conn.slot.recv_phase.load(Ordering::Acquire) == IN_KERNEL {
         return 0;
     }
-    let Ok(side) = conn.slot.recv_side() else { return 0 };
+    let Ok(mut side) = conn.slot.recv_side() else { return 0 };
+    side.reader.attend(&conn.inward, &mut Anchor::of(conn));
     usize::from(matches!(side.reader.state(), RState::Ring | RState::Rejoin) && produced(conn) > side.reader.consumed())
 }
 

@@ -72,6 +72,7 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
             patience = Some(Patience::of(anchor::time_limit(fd, libc::SO_SNDTIMEO)));
             continue;
         };
+        patience.partial = source.sent() > 0;
         match sleep::wait(&conn, Way::Out, patience) {
             Woke::Look => {}
             Woke::TimedOut => return give_in(source.sent(), libc::EAGAIN),
@@ -91,6 +92,12 @@ fn through_switch(slot: SlotRef, fd: RawFd) -> Option<Conn> {
 /// The kernel's own call, counted while it is inside. `None`: the phase changed first.
 fn by_kernel(slot: SlotRef, fd: RawFd, source: &mut impl Source) -> Option<Result<usize, i32>> {
     let before = source.sent();
+    // The error that a call of ours took from the kernel. EPIPE it says again, with its signal.
+    let untold = slot.untold.swap(0, Ordering::AcqRel) as i32;
+    if untold != 0 && untold != libc::EPIPE {
+        slot.raise(flag::RESET_TOLD);
+        return Some(Err(untold));
+    }
     if slot.stage() == Stage::Settled {
         return Some(result(source.kernel(fd)).map(|n| before + n));
     }
@@ -266,6 +273,8 @@ pub fn finish(conn: &Conn, end: End) {
             side.writer.abandon();
         }
         conn.slot.send_phase.store(IN_KERNEL, Ordering::SeqCst);
+        // A thread that waits for room is refused by the kernel now.
+        sleep::rouse_all(&side.sleepers);
         epoll::rouse(conn.slot);
         return;
     }
@@ -305,7 +314,13 @@ fn can_grow(conn: &Conn, side: &mut SendGuard<'_>) -> bool {
     current.size() < tandem_protocol::pair::BIG_RING_BYTES as u64 && side.writer.want_growth(&conn.out, 1)
 }
 
-/// Bytes accepted and not yet read by the peer: SIOCOUTQ.
+/// SIOCOUTQ: what on TCP the peer's kernel would not have acknowledged, for want of room in its receive buffer.
+pub fn not_arrived(conn: &Conn) -> usize {
+    const RECEIVE_BUFFER: usize = 64 << 10;
+    queued(conn).saturating_sub(RECEIVE_BUFFER)
+}
+
+/// Bytes accepted and not yet read by the peer.
 pub fn queued(conn: &Conn) -> usize {
     conn.slot.send_side().map_or(0, |mut side| side.writer.unconsumed(&conn.out))
 }

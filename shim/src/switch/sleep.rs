@@ -41,6 +41,8 @@ pub struct Patience {
     until: Option<u64>,
     limited: bool,
     spun: bool,
+    /// Some bytes have been moved: a signal ends the call with those, whatever its handler's flags.
+    pub partial: bool,
 }
 
 impl Patience {
@@ -49,6 +51,7 @@ impl Patience {
             until: limit_ns.map(|ns| sys::now_ns().saturating_add(ns)),
             limited: limit_ns.is_some(),
             spun: false,
+            partial: false,
         }
     }
 
@@ -86,7 +89,7 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
         let low_water = way == Way::In && conn.slot.has(flag::LOW_WATER);
         let own = patience.left();
         let limit = standing.bound(if low_water { Some(own.unwrap_or(u64::MAX).min(LOOK_NS)) } else { own });
-        let slept = if limit.is_none() && signals::mixed() {
+        let slept = if limit.is_none() && !patience.partial && signals::mixed() {
             restartably(conn, way, wake.0)
         } else {
             poll(conn, way, Some(wake.0), limit)
@@ -231,7 +234,7 @@ fn judge(conn: &Conn, woke: Woke, patience: &Patience) -> Woke {
         return Woke::Gone;
     }
     match woke {
-        Woke::Signal => match signals::after_interruption(patience.limited) {
+        Woke::Signal => match signals::after_interruption(patience.limited || patience.partial) {
             AfterSignal::GoOn => Woke::Look,
             AfterSignal::Return => Woke::Signal,
         },

@@ -217,6 +217,10 @@ impl Round {
         let mut found = 0;
         for ((entry, copy), kind) in entries.iter_mut().zip(&self.copies).zip(&self.kinds) {
             let kernel = u32::from(copy.revents.cast_unsigned());
+            if let (Kind::Switched(conn, _), 0) = (kind, kernel) {
+                // The urgent byte that it told of has been fetched.
+                conn.slot.anchor.fetch_and(!(libc::POLLPRI as u32), Ordering::AcqRel);
+            }
             entry.revents = match kind {
                 Kind::Kernel | Kind::Counted(_) => copy.revents,
                 Kind::Hidden => libc::POLLNVAL,

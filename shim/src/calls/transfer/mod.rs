@@ -1,13 +1,14 @@
 //! Data in and out of a socket.
 //!
 //! - `receive`, `send`: read, write and their kin, with the application's memory
-//! - `between`: what moves data from one descriptor to another
+//! - `between`: sendfile; `splice`: pipes
 //! - `leave`: what the switch cannot carry: the connection is the kernel's before it happens
 
 mod between;
 mod leave;
 mod receive;
 mod send;
+mod splice;
 
 // Only hooks call these, and a test binary has none.
 #[cfg_attr(test, allow(unused_imports))]
@@ -15,6 +16,8 @@ pub use between::*;
 pub use leave::*;
 pub use receive::*;
 pub use send::*;
+#[cfg_attr(test, allow(unused_imports))]
+pub use splice::*;
 
 use std::os::fd::RawFd;
 
@@ -45,7 +48,9 @@ unsafe fn vector<'a>(parts: *const iovec, count: c_int) -> Option<&'a [iovec]> {
         return Some(&[]);
     }
     // SAFETY: by the caller.
-    (!parts.is_null()).then(|| unsafe { std::slice::from_raw_parts(parts, count) })
+    let list = (!parts.is_null()).then(|| unsafe { std::slice::from_raw_parts(parts, count) })?;
+    // A length below zero: the kernel says EINVAL.
+    list.iter().all(|part| isize::try_from(part.iov_len).is_ok()).then_some(list)
 }
 
 fn or_native(outcome: Outcome<ssize_t>, native: impl FnOnce() -> ssize_t) -> Outcome<ssize_t> {
@@ -55,7 +60,7 @@ fn or_native(outcome: Outcome<ssize_t>, native: impl FnOnce() -> ssize_t) -> Out
     }
 }
 
-/// One message after the other, as the kernel does it: an error counts only when nothing was done before it.
+/// One message after the other, as the kernel does it, up to the `last`: an error counts only when nothing was done before it.
 ///
 /// # Safety
 /// `count` messages.
@@ -63,6 +68,7 @@ unsafe fn many(
     messages: *mut mmsghdr,
     count: c_uint,
     mut one: impl FnMut(*mut msghdr, usize) -> Outcome<ssize_t>,
+    last: impl Fn(&msghdr, usize) -> bool,
 ) -> Outcome<c_int> {
     if messages.is_null() {
         return Outcome::Bypass;
@@ -75,7 +81,7 @@ unsafe fn many(
             Outcome::Done(n) => {
                 message.msg_len = n as c_uint;
                 done += 1;
-                if n == 0 {
+                if last(&message.msg_hdr, n as usize) {
                     break;
                 }
             }

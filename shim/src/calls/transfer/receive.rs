@@ -1,11 +1,13 @@
 //! Data out of a socket, into the application's memory.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
 use super::{as_message_flags, many, moved, or_native, vector};
 use crate::exports::types::*;
 use crate::outcome::Outcome;
-use crate::slot::{self, SlotRef};
+use crate::slot::{self, SlotRef, Stage, flag};
+use crate::switch::anchor;
 use crate::switch::receive::{self, Sink};
 use crate::{real, sys};
 
@@ -15,6 +17,10 @@ const ASIDE: c_int = libc::MSG_OOB | libc::MSG_ERRQUEUE;
 /// # Safety
 /// The arguments of the libc call of this name.
 pub unsafe fn read(fd: c_int, buffer: *mut c_void, size: size_t) -> Outcome<ssize_t> {
+    if size == 0 {
+        // A read of nothing is that, whatever there is; a recv of nothing waits.
+        return Outcome::Bypass;
+    }
     let part = [iovec { iov_base: buffer, iov_len: size }];
     // SAFETY: the application's own call.
     take(fd, &part, 0, || unsafe { real::read(fd, buffer, size) })
@@ -24,7 +30,7 @@ pub unsafe fn read(fd: c_int, buffer: *mut c_void, size: size_t) -> Outcome<ssiz
 /// The arguments of the libc call of this name.
 pub unsafe fn readv(fd: c_int, parts: *const iovec, count: c_int) -> Outcome<ssize_t> {
     // SAFETY: by the caller.
-    let Some(list) = (unsafe { vector(parts, count) }) else { return Outcome::Bypass };
+    let Some(list) = (unsafe { vector(parts, count) }).filter(|list| is_some(list)) else { return Outcome::Bypass };
     // SAFETY: the application's own call.
     take(fd, list, 0, || unsafe { real::readv(fd, parts, count) })
 }
@@ -47,6 +53,9 @@ pub unsafe fn preadv(_fd: c_int, _parts: *const iovec, _count: c_int, _offset: o
 pub unsafe fn preadv2(fd: c_int, parts: *const iovec, count: c_int, offset: off_t, flags: c_int) -> Outcome<ssize_t> {
     // SAFETY: by the caller.
     let (Some(list), -1) = (unsafe { vector(parts, count) }, offset) else { return Outcome::Bypass };
+    if !is_some(list) {
+        return Outcome::Bypass;
+    }
     // SAFETY: the application's own call.
     take(fd, list, as_message_flags(flags), || unsafe { real::preadv2(fd, parts, count, offset, flags) })
 }
@@ -112,31 +121,60 @@ pub unsafe fn recvmmsg(
     flags: c_int,
     timeout: *mut timespec,
 ) -> Outcome<c_int> {
+    let Some(slot) = slot::of(fd) else { return Outcome::Bypass };
+    if slot.stage() == Stage::Settled {
+        return Outcome::Bypass;
+    }
+    // The kernel looks at the socket's error first, whatever there is to read.
+    let kernels = anchor::socket_option::<i32>(fd, libc::SOL_SOCKET, libc::SO_ERROR).unwrap_or(0);
+    let untold = slot.untold.swap(0, Ordering::AcqRel) as i32;
+    if kernels != 0 || untold != 0 {
+        slot.raise(flag::RESET_TOLD);
+        return Outcome::Fail(if kernels != 0 { kernels } else { untold });
+    }
     // SAFETY: by the caller.
     let limit = unsafe { timeout.as_ref() }.map(|t| t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64);
     let until = limit.map(|ns| sys::now_ns().saturating_add(ns));
     // SAFETY: by the caller, `count` messages.
     unsafe {
-        many(messages, count, |header, done| {
-            // The kernel looks at the time after each message, too.
-            if done > 0 && until.is_some_and(|until| sys::now_ns() >= until) {
-                return Outcome::Fail(libc::EAGAIN);
-            }
-            let wait = done == 0 || flags & libc::MSG_WAITFORONE == 0;
-            let flags = flags & !libc::MSG_WAITFORONE | if wait { 0 } else { libc::MSG_DONTWAIT };
-            or_native(recvmsg(fd, header, flags), || real::recvmsg(fd, header, flags))
-        })
+        many(
+            messages,
+            count,
+            |header, done| {
+                // The kernel looks at the time after each message, too.
+                if done > 0 && until.is_some_and(|until| sys::now_ns() >= until) {
+                    return Outcome::Fail(libc::EAGAIN);
+                }
+                let wait = done == 0 || flags & libc::MSG_WAITFORONE == 0;
+                let flags = flags & !libc::MSG_WAITFORONE | if wait { 0 } else { libc::MSG_DONTWAIT };
+                or_native(recvmsg(fd, header, flags), || real::recvmsg(fd, header, flags))
+            },
+            |_, _| false,
+        )
     }
+}
+
+fn is_some(parts: &[iovec]) -> bool {
+    parts.iter().any(|part| part.iov_len > 0)
 }
 
 fn take(fd: RawFd, parts: &[iovec], flags: c_int, native: impl FnMut() -> ssize_t) -> Outcome<ssize_t> {
     let Some(slot) = slot::of(fd).filter(|_| flags & ASIDE == 0) else { return Outcome::Bypass };
-    let result = if flags & libc::MSG_TRUNC != 0 {
+    let result = if !is_some(parts) {
+        nothing(slot, fd, flags, native)
+    } else if flags & libc::MSG_TRUNC != 0 {
         discard(slot, fd, parts, flags, native)
     } else {
         receive::receive(slot, fd, &mut Sink::new(parts), flags, native)
     };
     moved(slot, fd, result)
+}
+
+/// A recv of no bytes waits for one, and leaves it there.
+fn nothing(slot: SlotRef, fd: RawFd, flags: c_int, native: impl FnMut() -> ssize_t) -> Result<usize, i32> {
+    let mut byte = 0u8;
+    let place = [iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 }];
+    receive::receive(slot, fd, &mut Sink::new(&place), flags | libc::MSG_PEEK, native).map(|_| 0)
 }
 
 /// MSG_TRUNC on TCP: the bytes are taken and thrown away.
@@ -147,8 +185,13 @@ fn discard(
     flags: c_int,
     native: impl FnMut() -> ssize_t,
 ) -> Result<usize, i32> {
-    let wanted = Sink::new(parts).total;
-    let mut nowhere = vec![0u8; wanted.clamp(1, 64 << 10)];
-    let place = [iovec { iov_base: nowhere.as_mut_ptr().cast(), iov_len: wanted.min(nowhere.len()) }];
-    receive::receive(slot, fd, &mut Sink::new(&place), flags, native)
+    const PIECE: usize = 64 << 10;
+    const MOST: usize = 64 << 20;
+    let wanted = Sink::new(parts).total.min(MOST);
+    let mut nowhere = vec![0u8; wanted.min(PIECE)];
+    // One place, as often as it takes.
+    let nowhere = nowhere.as_mut_ptr();
+    let place = |len| iovec { iov_base: nowhere.cast(), iov_len: len };
+    let places: Vec<iovec> = (0..wanted).step_by(PIECE).map(|at| (wanted - at).min(PIECE)).map(place).collect();
+    receive::receive(slot, fd, &mut Sink::new(&places), flags, native)
 }

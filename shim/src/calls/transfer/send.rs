@@ -140,7 +140,15 @@ pub unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: 
     }
     // SAFETY: by the caller, `count` messages.
     unsafe {
-        many(messages, count, |header, _| or_native(sendmsg(fd, header, flags), || real::sendmsg(fd, header, flags)))
+        many(
+            messages,
+            count,
+            |header, _| or_native(sendmsg(fd, header, flags), || real::sendmsg(fd, header, flags)),
+            // A message that did not go whole is the last.
+            |header, n| {
+                vector(header.msg_iov, header.msg_iovlen as c_int).is_some_and(|list| n < Sink::new(list).total)
+            },
+        )
     }
 }
 

@@ -1,13 +1,19 @@
-//! A socket's options and controls.
+//! A socket's options and controls. What each option means beside the anchor is in `table`.
+
+mod table;
+
+use std::sync::atomic::Ordering;
 
 use tandem_protocol::Reason;
 
+use crate::autobind::record::is;
 use crate::autobind::{self, record};
 use crate::exports::types::*;
 use crate::outcome::Outcome;
-use crate::slot::{self, Stage, flag};
-use crate::switch::{self, Conn, receive, send};
-use crate::{meet, real};
+use crate::slot::{self, SlotRef, Stage, flag};
+use crate::switch::{self, Conn, ready, receive, send};
+use crate::{epoll, meet, real};
+use table::{Meaning, meaning};
 
 /// # Safety
 /// The arguments of the libc call of this name.
@@ -18,6 +24,19 @@ pub unsafe fn getsockopt(
     value: *mut c_void,
     length: *mut socklen_t,
 ) -> Outcome<c_int> {
+    if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
+        && let Some(slot) =
+            slot::of(fd).filter(|slot| slot.stage() >= Stage::Attached && !slot.slot.autobind.has(is::FAILS))
+    {
+        // SAFETY: the application's own call.
+        return unsafe { error(slot, fd, value.cast(), length) };
+    }
+    if (level, name) == (libc::IPPROTO_TCP, libc::TCP_ZEROCOPY_RECEIVE)
+        && let Some(slot) = slot::of(fd)
+    {
+        // It receives.
+        super::transfer::hand_over(slot, fd, Reason::Option);
+    }
     // Every option is set on the anchor too, so the kernel's answer is TCP's; but not what AutoBind set.
     match record::of(fd) {
         // SAFETY: the application's own call.
@@ -50,11 +69,20 @@ pub unsafe fn setsockopt(
         return outcome;
     }
     match meaning(level, name) {
-        Meaning::None => {}
-        Meaning::Remember(what) => {
+        Meaning::Carried(_) | Meaning::Anchors | Meaning::ReadOnly => {}
+        Meaning::Remembered(what) => {
             slot.raise(what);
+            if what == flag::LOW_WATER && slot.stage() == Stage::Attached {
+                // SAFETY: the application's own call.
+                let outcome = Outcome::of(unsafe { real::setsockopt(fd, level, name, value, length) });
+                let readable = Conn::of(slot, fd).is_some_and(|conn| ready::ask(&conn, ready::IN) & ready::IN != 0);
+                if readable && outcome == Outcome::Done(0) {
+                    epoll::ask_anew(slot);
+                }
+                return outcome;
+            }
         }
-        Meaning::NoCompanion => {
+        Meaning::NoCompanion(_) => {
             slot.raise(flag::ODD_OPTION);
             if slot.stage() == Stage::Attached {
                 switch::leave(slot, fd, Reason::Option);
@@ -66,64 +94,27 @@ pub unsafe fn setsockopt(
     outcome
 }
 
-/// What an option, set on the anchor, means beside it.
-enum Meaning {
-    /// Nothing: it concerns the anchor alone, or the switch asks the kernel for it when it matters.
-    None,
-    Remember(u32),
-    /// Not known to be harmless: the connection stays on, or goes back to, TCP.
-    NoCompanion,
-}
-
-/// The allow-list. What has no row here means no companion.
-fn meaning(level: c_int, name: c_int) -> Meaning {
-    match (level, name) {
-        (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => Meaning::Remember(flag::LOW_WATER),
-        (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => Meaning::Remember(flag::SEND_BUFFER),
-        (
-            libc::SOL_SOCKET,
-            // Time-outs are read from the anchor at each sleep; the rest shapes the anchor's own packets or its end.
-            libc::SO_RCVTIMEO
-            | libc::SO_SNDTIMEO
-            | libc::SO_RCVBUF
-            | libc::SO_RCVBUFFORCE
-            | libc::SO_REUSEADDR
-            | libc::SO_REUSEPORT
-            | libc::SO_KEEPALIVE
-            | libc::SO_LINGER
-            | libc::SO_PRIORITY
-            | libc::SO_BROADCAST
-            | libc::SO_DONTROUTE
-            | libc::SO_INCOMING_CPU
-            | libc::SO_BUSY_POLL,
-        ) => Meaning::None,
-        (
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY
-            | libc::TCP_CORK
-            | libc::TCP_QUICKACK
-            | libc::TCP_MAXSEG
-            | libc::TCP_KEEPIDLE
-            | libc::TCP_KEEPINTVL
-            | libc::TCP_KEEPCNT
-            | libc::TCP_SYNCNT
-            | libc::TCP_LINGER2
-            | libc::TCP_DEFER_ACCEPT
-            | libc::TCP_WINDOW_CLAMP
-            | libc::TCP_USER_TIMEOUT
-            | libc::TCP_CONGESTION
-            | libc::TCP_FASTOPEN
-            | libc::TCP_FASTOPEN_CONNECT
-            | libc::TCP_NOTSENT_LOWAT
-            | libc::TCP_THIN_LINEAR_TIMEOUTS
-            | libc::TCP_THIN_DUPACK,
-        ) => Meaning::None,
-        (libc::IPPROTO_IP, libc::IP_TOS | libc::IP_TTL | libc::IP_BIND_ADDRESS_NO_PORT | libc::IP_MTU_DISCOVER) => {
-            Meaning::None
+/// SO_ERROR: the kernel's, or the one that a call of ours took from it. Told here, it is told by no other call.
+///
+/// # Safety
+/// As getsockopt has it.
+unsafe fn error(slot: SlotRef, fd: c_int, value: *mut c_int, length: *mut socklen_t) -> Outcome<c_int> {
+    // SAFETY: by the caller.
+    let outcome = Outcome::of(unsafe { real::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, value.cast(), length) });
+    // SAFETY: by the caller; the kernel has just taken both.
+    if outcome == Outcome::Done(0) && unsafe { *length } as usize >= size_of::<c_int>() {
+        let untold = slot.untold.swap(0, Ordering::AcqRel) as c_int;
+        // SAFETY: as above; it may stand anywhere.
+        unsafe {
+            if untold != 0 && value.read_unaligned() == 0 {
+                value.write_unaligned(untold);
+            }
+            if value.read_unaligned() != 0 {
+                slot.raise(flag::RESET_TOLD);
+            }
         }
-        (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY | libc::IPV6_TCLASS | libc::IPV6_UNICAST_HOPS) => Meaning::None,
-        _ => Meaning::NoCompanion,
     }
+    outcome
 }
 
 pub fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> Outcome<c_int> {
@@ -137,7 +128,7 @@ pub fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> Outcome<c_int> {
             let mut kernels: c_int = 0;
             // SAFETY: the request writes one int.
             unsafe { real::ioctl(fd, request, (&raw mut kernels) as usize) };
-            answer(argument, kernels.max(0) as usize + send::queued(&conn))
+            answer(argument, kernels.max(0) as usize + send::not_arrived(&conn))
         }
         SIOCATMARK => sockatmark(fd),
         libc::FIOASYNC => super::transfer::leave(fd),

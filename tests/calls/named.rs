@@ -1,0 +1,174 @@
+//! The cases that have a name, in all ways: the ends held by one process or by two, either end or both under Tandem, before,
+//! while and after the switch-over, and with fail-backs forced in between.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use tandem_tests::artifacts::native_only;
+use tandem_tests::{Proof, Way};
+
+use crate::matrix;
+use crate::random::compared;
+use crate::runner::{Held, Manner, Transcript};
+use crate::schedule::{Case, parse};
+
+/// What is not as on kernel TCP, and stays so for now: the case's name, whether it deviates at all times or sometimes, and why.
+/// Printed by the test, which fails when one no longer deviates. `generate` does not ask these.
+const KNOWN: &[(&str, Times, &str)] = &[
+    ("a message header at no address", Times::All, NO_ADDRESS),
+    ("a vector at no address", Times::All, NO_ADDRESS),
+    ("a send from no address", Times::All, NO_ADDRESS),
+    ("a receive to no address", Times::All, NO_ADDRESS),
+    (
+        "a closed descriptor under a thread that reads",
+        Times::All,
+        "the thread is told EBADF, where the kernel lets it go on until bytes come",
+    ),
+    ("a set in a set", Times::All, NESTED),
+    ("a set in a set by edge", Times::All, NESTED),
+    ("an urgent byte is not among the others", Times::All, URGENT),
+    ("two urgent bytes", Times::All, URGENT),
+    ("epoll, edge, when it shuts both", Times::All, TWICE),
+    ("WAITALL cut short by a reset", Times::Some, "the reset may be told as the end where the connection fails back"),
+    ("epoll_wait that waits, ended by bytes by a child of the peer", Times::Some, "a forked child's wake may be lost"),
+];
+
+const NO_ADDRESS: &str = "memory that is not there is a SIGSEGV, where the kernel says EFAULT";
+const NESTED: &str = "a set that is put into another while connections in it are carried tells that one nothing";
+const URGENT: &str = "after an urgent byte a receive may go on where the kernel stops at the mark";
+const TWICE: &str = "an edge of the connection's end is told twice";
+
+/// Where fail-backs are forced, and only there: a word of the call's line, and why its answer may differ.
+const EXCUSED: &[(&str, &str)] = &[
+    ("epoll_wait", "an edge without news, or a later one, where a direction changes hands"),
+    ("recvmmsg", "a message may end where the connection fails back (as every read may: those are completed)"),
+    ("set RCVLOWAT", "the low-water mark counts what stands before a fail-back record"),
+    ("polls", "the low-water mark counts what stands before a fail-back record"),
+    ("join", "a call that sleeps while the connection fails back may be told later, or more"),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Times {
+    All,
+    Some,
+}
+
+/// Every line that differs is excused. What follows from it is not compared.
+fn excused(manner: &Manner, case: &Case, native: &Transcript, here: &Transcript) -> bool {
+    let first = native.iter().zip(here).position(|(left, right)| left != right);
+    let low_water = case.calls.iter().any(|call| call.contains("RCVLOWAT"));
+    matches!(manner.way, Way::BothFailingBack(_))
+        && first.is_some_and(|at| {
+            EXCUSED.iter().any(|(word, _)| native[at].contains(word) && (*word != "polls" || low_water))
+        })
+}
+
+const FILES: [&str; 5] = ["data", "ends", "readiness", "options", "processes"];
+
+fn manners() -> Vec<Manner> {
+    use Held::{Apart, Together};
+    let mut all = vec![
+        Manner::of(Way::ServerOnly, Apart, "3"),
+        Manner::of(Way::ClientOnly, Apart, "3"),
+        Manner::of(Way::Both, Apart, "w"),
+        Manner::of(Way::Both, Together, "w"),
+        Manner::of(Way::Both, Apart, "0"),
+        Manner::of(Way::Both, Together, "2"),
+        Manner::of(Way::BothFailingBack(6), Apart, "w"),
+        Manner::of(Way::BothFailingBack(3), Together, "w"),
+    ];
+    // By hand: `TANDEM_CALLS_WAYS=2,3` runs these alone.
+    if let Ok(wanted) = std::env::var("TANDEM_CALLS_WAYS") {
+        let wanted: Vec<usize> = wanted.split(',').filter_map(|number| number.parse().ok()).collect();
+        all = wanted.into_iter().map(|at| all[at].clone()).collect();
+    }
+    all
+}
+
+fn every_case() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("calls/cases");
+    let read = |name| fs::read_to_string(folder.join(name).with_extension("calls")).expect("a file of cases");
+    let files = FILES.iter().flat_map(|name| parse(&read(name)));
+    files.chain(matrix::cases()).collect()
+}
+
+/// What a case says natively: the same at all times, whoever holds the ends.
+fn natively(cases: &[Case]) -> Vec<Transcript> {
+    let [first, second, third] =
+        [Held::Apart, Held::Together, Held::Apart].map(|held| Manner::natively(held).run(cases).transcripts);
+    let mut uncertain = String::new();
+    for (at, case) in cases.iter().enumerate() {
+        for other in [&second[at], &third[at]] {
+            if other != &first[at] {
+                uncertain += &format!("== {}\n{}\n", case.name, compared(&first[at], other));
+            }
+        }
+        if first[at].len() != case.calls.len() {
+            uncertain += &format!("== {}: did not come to its end:\n{}\n", case.name, first[at].join("\n"));
+        }
+    }
+    assert!(uncertain.is_empty(), "natively not one answer:\n{uncertain}");
+    first
+}
+
+#[test]
+fn every_named_case_is_as_natively() {
+    const TEST: &str = "every_named_case_is_as_natively";
+    let cases = every_case();
+    let mut names: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
+    names.sort_unstable();
+    let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+    assert!(twice.is_empty(), "names that are there twice: {twice:?}");
+    let native = natively(&cases);
+    let mut deviating: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut proof = Proof::new(TEST);
+    for manner in manners() {
+        let here = manner.run(&cases);
+        let (mut same, mut pardoned) = (0, 0);
+        for (at, case) in cases.iter().enumerate() {
+            if native[at] == here.transcripts[at] {
+                same += 1;
+            } else if excused(&manner, case, &native[at], &here.transcripts[at]) {
+                pardoned += 1;
+            } else {
+                let text = format!("{}\n{}", manner.name(), compared(&native[at], &here.transcripts[at]));
+                deviating.entry(&case.name).or_default().push(text);
+            }
+        }
+        let witness = here
+            .status
+            .as_ref()
+            .map_or(String::new(), |status| format!("{}, {} fail-backs", status.witness(), status.fail_backs));
+        if !native_only() {
+            let status = here.status.as_ref().expect("a status");
+            let carried = manner.way.both() != status.nothing_carried();
+            assert!(carried, "{TEST}, {}: carried? {}", manner.name(), status.whole);
+            assert!(here.uncarried * 5 <= here.carried, "{TEST}: {} were not carried", here.uncarried);
+        }
+        proof.fact(format!(
+            "{}: {same} of {} cases as natively, {pardoned} excused; {witness}",
+            manner.name(),
+            cases.len()
+        ));
+    }
+    for (name, _, why) in KNOWN {
+        proof.fact(format!("known deviation: {name}: {why}"));
+    }
+    for (call, why) in EXCUSED {
+        proof.fact(format!("excused where fail-backs are forced: {call}: {why}"));
+    }
+    proof.print();
+    let known = |name: &str| KNOWN.iter().any(|(known, ..)| *known == name);
+    let constant = |times: Times| times == Times::All && !native_only();
+    let gone = KNOWN.iter().filter(|(name, times, _)| constant(*times) && !deviating.contains_key(name));
+    let gone: Vec<_> = gone.map(|(name, ..)| name).collect();
+    let new: String = deviating
+        .iter()
+        .filter(|(name, _)| !known(name))
+        .map(|(name, texts)| format!("== {name}\n   {}", texts.join("   ")))
+        .collect();
+    let count = deviating.keys().filter(|name| !known(name)).count();
+    assert!(new.is_empty(), "{count} cases deviate from kernel TCP:\n{new}");
+    assert!(gone.is_empty(), "as natively by now: take them out of KNOWN: {gone:?}");
+}
