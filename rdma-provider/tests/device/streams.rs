@@ -34,7 +34,9 @@ pub fn exchange(end: &mut End, stream: &mut Stream, all: u64, most: u64, seeds: 
     assert_eq!(start, stream.consumed, "both ways are as far");
     let limit = Instant::now() + LONG * 3;
     while stream.written < until || stream.consumed < read_until {
-        assert!(Instant::now() < limit, "stuck: {} written, {} read of {until}", stream.written, stream.consumed);
+        let room = stream.room(end);
+        let (written, read) = (stream.written, stream.consumed);
+        assert!(Instant::now() < limit, "stuck: {written} written, room {room}, {read} read of {until}, {counts:?}");
         let mut moved = 0;
         if stream.written < until {
             let count = (1 + random.below(most)).min(until - stream.written);
@@ -51,7 +53,10 @@ pub fn exchange(end: &mut End, stream: &mut Stream, all: u64, most: u64, seeds: 
         moved += got;
         if moved == 0 && end.poll() == 0 {
             counts.sleeps += 1;
-            end.sleep(Duration::from_secs(20));
+            let asleep = Instant::now();
+            // Something is always on its way: nobody sleeps for long.
+            counts.unwoken += u64::from(!end.sleep(Duration::from_secs(10)));
+            counts.longest = counts.longest.max(asleep.elapsed());
         }
     }
     counts
@@ -61,6 +66,9 @@ pub fn exchange(end: &mut End, stream: &mut Stream, all: u64, most: u64, seeds: 
 pub struct Counts {
     pub writes: u64,
     pub sleeps: u64,
+    /// Sleeps that only their limit ended.
+    pub unwoken: u64,
+    pub longest: Duration,
 }
 
 #[test]
