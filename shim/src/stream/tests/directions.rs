@@ -424,7 +424,7 @@ pub fn rounds(usual: usize) -> usize {
 #[test]
 fn orderly() {
     run(RandomScheduler::new(rounds(500)), Kill::Nobody, false);
-    run(RandomScheduler::new(rounds(500)), Kill::Nobody, true);
+    run(RandomScheduler::new(rounds(2_000)), Kill::Nobody, true);
     let reached = REACHED.with_borrow(|reached| *reached);
     println!("reached {reached:?}");
     assert!(reached.iter().all(|&times| times > 3), "{reached:?}");
