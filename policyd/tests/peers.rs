@@ -24,7 +24,7 @@ fn two_hosts_that_dial_each_other_at_once_have_one_link() {
     assert!(one.seconds >= 1 && other.seconds >= 1, "it stays up: {one:?} {other:?}");
     let ports = |peer: &str| peer.rsplit(':').next().unwrap() == "7470";
     let to = [one.linked_to.unwrap(), other.linked_to.unwrap()];
-    // Whoever came first: a link that is up when the other would dial stays. (Of two at once the smaller key's: `peers::link`.)
+    // Whoever came first: a link that is up when the other would dial stays. (Of two at once the smaller key's: `peers::hosts`.)
     assert!(ports(&to[0]) != ports(&to[1]), "both ends speak of one link: {to:?}");
 }
 
