@@ -51,6 +51,7 @@ const EXCUSED: &[(&str, &str)] = &[
     ("set RCVLOWAT", "the low-water mark counts what stands before a fail-back record"),
     ("poll OUT", "of a socket that was full: bytes that are owed to the kernel go first"),
     ("sendfile", "to a socket that was full: bytes that are owed to the kernel go first"),
+    ("sendmmsg", "to a socket that was full: bytes that are owed to the kernel go first"),
     ("polls", "the low-water mark counts what stands before a fail-back record"),
     ("join", "a call that sleeps while the connection fails back may be told later, or more"),
 ];
@@ -68,7 +69,7 @@ fn excused(manner: &Manner, case: &Case, native: &Transcript, here: &Transcript)
     let of = |word: &str| case.calls.iter().any(|call| call.contains(word));
     let applies = |word: &str| match word {
         "polls" => of("RCVLOWAT"),
-        "poll OUT" | "sendfile" => of("stuff"),
+        "poll OUT" | "sendfile" | "sendmmsg" => of("stuff"),
         _ => true,
     };
     match manner.way {
@@ -126,6 +127,18 @@ fn natively(cases: &[Case]) -> Vec<Transcript> {
     first
 }
 
+fn known(name: &str) -> bool {
+    KNOWN.iter().any(|(known, ..)| *known == name)
+}
+
+/// Alone, in one of two more runs. What a busy machine did to a case once is printed, and no more.
+fn deviates_again(manner: &Manner, case: &Case, native: &Transcript) -> bool {
+    (0..2).any(|_| {
+        let here = manner.run(std::slice::from_ref(case)).transcripts;
+        here.first().is_none_or(|here| here != native && !excused(manner, case, native, here))
+    })
+}
+
 #[test]
 fn every_named_case_is_as_natively() {
     const TEST: &str = "every_named_case_is_as_natively";
@@ -145,6 +158,10 @@ fn every_named_case_is_as_natively() {
                 same += 1;
             } else if excused(&manner, case, &native[at], &here.transcripts[at]) {
                 pardoned += 1;
+            } else if !known(&case.name) && !deviates_again(&manner, case, &native[at]) {
+                pardoned += 1;
+                let text = compared(&native[at], &here.transcripts[at]);
+                proof.fact(format!("once in three runs, {}, {}:\n{text}", manner.name(), case.name));
             } else {
                 let text = format!("{}\n{}", manner.name(), compared(&native[at], &here.transcripts[at]));
                 deviating.entry(&case.name).or_default().push(text);
@@ -173,7 +190,6 @@ fn every_named_case_is_as_natively() {
         proof.fact(format!("excused where fail-backs are forced: {call}: {why}"));
     }
     proof.print();
-    let known = |name: &str| KNOWN.iter().any(|(known, ..)| *known == name);
     let constant = |times: Times| times == Times::All && !native_only();
     let gone = KNOWN.iter().filter(|(name, times, _)| constant(*times) && !deviating.contains_key(name));
     let gone: Vec<_> = gone.map(|(name, ..)| name).collect();
