@@ -114,7 +114,8 @@ fn no_round_trip() {
         // Each close of a tracked socket asks whether this is a vfork child; a look at the channel every tenth of a second.
         let looks = more.remove("recvfrom").unwrap_or(0).abs();
         more.remove("getpid");
-        more.retain(|_, count| count.abs() > 2);
+        // What policyd happens to say in one run and not in the other is no cost of a socket.
+        more.retain(|_, count| count.abs() > MORE / 20);
         let expected: BTreeMap<String, i64> =
             expected.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
         assert_eq!(more, expected, "{what}: calls that {MORE} more sockets make beyond the native ones (left)");

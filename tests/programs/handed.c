@@ -55,6 +55,7 @@ static void scenario(int fd)
         for (int i = 0; ahead && i < ROUNDS; i++) {
             char answer;
             send_all(fd, bytes + i * (BYTES / ROUNDS), BYTES / ROUNDS);
+            tell(1);
             recv_all(fd, &answer, 1);
             nap(1);
         }
@@ -71,6 +72,7 @@ static void scenario(int fd)
     int ends[2], status;
     need(pipe2(ends, O_CLOEXEC));
     for (int i = 0; ahead && i < ROUNDS; i++) {
+        await_count(1, pass * ROUNDS + i + 1);
         recv_all(fd, bytes, 10);
         send_all(fd, "y", 1);
         read = 10 * (i + 1);
