@@ -451,8 +451,8 @@ fn a_process_of_another_family_has_no_say() {
 fn a_slot_that_has_another_connection_by_now_is_not_matched() {
     let Some(wire) = Wire::new("superseded") else { return };
     let hosts = linked(&wire);
-    let switches = [hosts[0].switch(), hosts[1].switch()];
     for (early, late) in [(0, 1), (1, 0)] {
+        let switches = [hosts[0].switch(), hosts[1].switch()];
         let (first, second) = (wire.connection(), wire.connection());
         let of =
             |connection: &(TcpStream, TcpStream), end: usize| [&connection.0, &connection.1][end].try_clone().unwrap();
