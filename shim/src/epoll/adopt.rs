@@ -7,6 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 use libc::epoll_event;
 use tandem_protocol::Reason;
 
+use super::nested;
 use super::outer::add_anchor;
 use super::set::{Entered, Guard, Inner, Set, all, at};
 use crate::real;
@@ -132,7 +133,8 @@ impl Set {
         let outer = self.outer.load(Ordering::Acquire);
         // Threads asleep in the kernel's own wait see this entry no more: it wakes them once, as writable, which the wait
         // takes out of what it returns.
-        let kicks = self.in_kernel.load(Ordering::SeqCst) > 0;
+        let kicks =
+            self.in_kernel.load(Ordering::SeqCst) > 0 || self.native.load(Ordering::Acquire) && nested::waited_on();
         self.kicks.fetch_add(u32::from(kicks), Ordering::AcqRel);
         let mut kick = epoll_event { events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, u64: entered.data };
         let leaves = if kicks { libc::EPOLL_CTL_MOD } else { libc::EPOLL_CTL_DEL };
@@ -263,6 +265,47 @@ impl Set {
         Some(entry.fd)
     }
 
+    /// Wakes who sleeps in the kernel on a set that holds this one, by an adopted entry: see `adopt_one`.
+    pub fn kick(&self, inner: &mut Inner) {
+        let Some(entry) = inner.adopted.iter_mut().find(|entry| !entry.kicked) else { return };
+        if self.set_kick(entry, libc::EPOLL_CTL_ADD) {
+            (entry.kicked, entry.kick_due) = (true, true);
+            self.kicks.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Takes kicks back that nobody is going to see: those who slept on a set that holds this one are awake.
+    pub fn unkick(&self, inner: &mut Inner) {
+        if self.in_kernel.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        for entry in inner.adopted.iter_mut().filter(|entry| entry.kick_due) {
+            self.set_kick(entry, libc::EPOLL_CTL_DEL);
+            (entry.kicked, entry.kick_due) = (false, false);
+            self.kicks.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    fn set_kick(&self, entry: &Adopted, op: libc::c_int) -> bool {
+        let mut kick = epoll_event { events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, u64: entry.data };
+        // SAFETY: the application's descriptors, an event on this frame.
+        unsafe { real::epoll_ctl(self.fd.load(Ordering::Acquire), op, entry.fd, &mut kick) == 0 }
+    }
+
+    /// Entries that the kernel carries again go back to it, for who asks it instead of collecting. True: some did.
+    pub fn settle(&self, inner: &mut Inner) -> bool {
+        let before = inner.adopted.len();
+        for place in (0..inner.adopted.len()).rev() {
+            let Some(slot) = inner.adopted.get(place).map(|entry| entry.conn.slot) else { continue };
+            if !slot.current() {
+                self.remove(inner, place);
+            } else if !ready::switched(slot) {
+                self.give_back(inner, place);
+            }
+        }
+        inner.adopted.len() != before
+    }
+
     /// The kernel carries both directions again: back into its set, as it was.
     pub fn give_back(&self, inner: &mut Inner, place: usize) {
         let Some(entry) = inner.adopted.get(place) else { return };
@@ -289,8 +332,13 @@ impl Set {
             let kicked = |entry: &&mut Adopted| entry.kick_due && entry.data == data;
             let by = inner.adopted.iter_mut().find(kicked).filter(|_| mask & !BESIDE == libc::EPOLLOUT as u32);
             if let Some(entry) = by {
-                entry.kick_due = false;
-                self.kicks.fetch_sub(1, Ordering::AcqRel);
+                // It has woken one thread. Others may sleep there still.
+                if self.in_kernel.load(Ordering::SeqCst) > 0 {
+                    self.set_kick(entry, libc::EPOLL_CTL_MOD);
+                } else {
+                    entry.kick_due = false;
+                    self.kicks.fetch_sub(1, Ordering::AcqRel);
+                }
             } else {
                 events.swap(kept, at);
                 kept += 1;

@@ -73,9 +73,7 @@ pub fn changed(entry: &Adopted) -> bool {
 /// Whether a look at an entry that is due is going to find something: for who asks the set whether it is readable.
 pub fn would_report(entry: &Adopted) -> bool {
     let slot = entry.conn.slot;
-    let conn = Conn { fd: slot.descriptor(), ..entry.conn };
-    let wanted = entry.events & POLL_BITS | (libc::POLLERR | libc::POLLHUP) as u32;
-    !slot.current() || !ready::switched(slot) || !entry.spent && ready::ask(&conn, wanted) != 0
+    !slot.current() || !ready::switched(slot) || look(&mut entry.clone()).1
 }
 
 /// There is more room, or a send found none since: then the peer has to be told who waits for it.

@@ -7,6 +7,7 @@ use libc::{c_int, epoll_event};
 use tandem_protocol::Reason;
 
 use super::adopt::adopt;
+use super::nested;
 use super::set::{self, Entered, Guard, Set, at};
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
@@ -19,9 +20,9 @@ use crate::switch::{self, Conn, ready};
 /// # Safety
 /// `event` is as epoll_ctl(2) has it.
 pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event) -> Outcome<c_int> {
-    if let (Some(inner), true) = (fd_table::epoll(fd), op == libc::EPOLL_CTL_ADD) {
-        nested(inner);
-        return Outcome::Bypass;
+    if let Some(inner) = fd_table::epoll(fd) {
+        // SAFETY: by the caller.
+        return unsafe { nested::control(epfd, op, (fd, inner), event) };
     }
     let Entry::Socket(index) = fd_table::life(fd) else {
         if let (Some(set), Entry::Settled(_), true) = (set::of(epfd), fd_table::life(fd), op == libc::EPOLL_CTL_DEL)
@@ -68,6 +69,10 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
                 && let Some(conn) = Conn::of(slot, fd)
             {
                 adopt(&conn);
+                if set.native.load(Ordering::Acquire) {
+                    nested::rouse_holders();
+                    switch::leave(slot, fd, Reason::EpollUnseen);
+                }
             }
         }
         (libc::EPOLL_CTL_MOD, Some((events, data))) => {
@@ -85,14 +90,6 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
         _ => {}
     }
     Outcome::Done(result)
-}
-
-/// A set inside another: whoever waits on the outer one sees the kernel's part only.
-fn nested(index: u32) {
-    let Some(set) = at(index) else { return };
-    for conn in set.stay_native() {
-        switch::leave(conn.slot, conn.fd, Reason::EpollUnseen);
-    }
 }
 
 /// One of the socket's numbers is about to be closed, `other` stays. An entry made by it reports on (epoll(7), question 6): an

@@ -9,6 +9,7 @@
 //! - `control`: epoll_ctl, and the close of a registered socket
 //! - `adopt`: when entries may be adopted, adopting them and giving them back; whom the peer is to wake for them
 //! - `outer`: the outer epoll
+//! - `nested`: sets inside sets
 //! - `wait`: epoll_wait, and poll on a set; `due`: which adopted entries are to be looked at; `collect`: what they report
 //!
 //! Locks: a set's own lock may be held while a slot's is taken, never the other way round.
@@ -17,6 +18,7 @@ mod adopt;
 mod collect;
 mod control;
 mod due;
+mod nested;
 mod outer;
 mod set;
 mod wait;

@@ -17,6 +17,8 @@ const ANCHOR_EVENTS: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | 
 pub const TAG_SET: u64 = u64::MAX;
 pub const TAG_WAKE: u64 = u64::MAX - 1;
 pub const TAG_WAKE0: u64 = u64::MAX - 2;
+/// The outer epoll of a set that this one holds.
+pub const TAG_NEST: u64 = u64::MAX - 3;
 
 /// Watches an adopted entry's anchor; its descriptor is its tag.
 pub fn add_anchor(outer: RawFd, fd: RawFd) {

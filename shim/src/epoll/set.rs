@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use super::adopt::{Adopted, unwatch};
 use super::due::{Due, Mail};
+use super::nested::{self, Nested};
 use crate::fd_table::{self, Entry};
 use crate::hidden;
 use crate::lock::{Held, Lock};
@@ -31,6 +32,8 @@ pub struct Set {
     pub wake_id: AtomicU32,
     /// It must stay the kernel's: nested in another, or no outer one can be had.
     pub native: AtomicBool,
+    /// Sets that it holds, as far as they are known: see `nested`.
+    pub nests: AtomicU32,
     /// Entries of which the kernel's set still has an event of ours: see `adopt_one`.
     pub kicks: AtomicU32,
     /// Threads inside the kernel's own wait on it.
@@ -57,6 +60,8 @@ pub struct Inner {
     /// back, as they do at each turn of some event loops. True: it had news meanwhile.
     pub ghosts: HashMap<RawFd, (SlotRef, bool), BuildHasherDefault<FdHasher>>,
     pub due: Due,
+    /// Sets among the kernel's entries.
+    pub nested: Vec<Nested>,
     /// Scratch of `gather_due`, and of `collect`.
     pub found: Vec<RawFd>,
     pub again: Vec<RawFd>,
@@ -133,6 +138,7 @@ pub fn create(fd: RawFd) {
         if set.descriptors.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             set.fd.store(fd, Ordering::Release);
             set.native.store(false, Ordering::Release);
+            set.nests.store(0, Ordering::Release);
             fd_table::set(fd, Entry::Epoll(index as u32));
             return;
         }
@@ -175,7 +181,9 @@ pub fn closed(index: u32, fd: RawFd) {
     hidden::close(set.outer.swap(-1, Ordering::AcqRel));
     set.wake_id.store(0, Ordering::Release);
     set.native.store(false, Ordering::Release);
+    set.nests.store(0, Ordering::Release);
     drop(inner);
+    nested::ended(index);
     set.descriptors.store(0, Ordering::Release);
 }
 
@@ -211,6 +219,7 @@ impl Set {
             outer: AtomicI32::new(-1),
             wake_id: AtomicU32::new(0),
             native: AtomicBool::new(false),
+            nests: AtomicU32::new(0),
             kicks: AtomicU32::new(0),
             in_kernel: AtomicU32::new(0),
             adopted: AtomicU32::new(0),

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use libc::{c_int, c_short, epoll_event, sigset_t};
 
 use super::collect::collect;
-use super::outer::{TAG_SET, TAG_WAKE, TAG_WAKE0};
+use super::nested;
+use super::outer::{TAG_NEST, TAG_SET, TAG_WAKE, TAG_WAKE0};
 use super::set::{self, Set};
 use crate::outcome::Outcome;
 use crate::slot::flag;
@@ -45,12 +46,17 @@ pub unsafe fn wait(
         if let Some(outcome) = by_kernel(set, epfd, out, until, mask) {
             return outcome;
         }
-        let whole = set.prepare();
+        let whole = set.prepare() && nested::link(set);
         let left = until.map(|until| until.saturating_sub(sys::now_ns()));
         // Who is about to sleep hears of the anchors and the kernel's set by that.
-        let spins = !spun && set.sleepers.load(Ordering::Relaxed) == 0 && sleep::inclined();
+        let spins = !spun
+            && set.sleepers.load(Ordering::Relaxed) == 0
+            && set.nests.load(Ordering::Relaxed) == 0
+            && sleep::inclined();
         spun = true;
-        match gather(set, epfd, out, mask, spins || left == Some(0)) {
+        nested::settle(set);
+        let found = gather(set, epfd, out, mask, spins || left == Some(0));
+        match found.map(|found| nested::collect(set, out, found)) {
             Ok(0) => {}
             Ok(n) => return Outcome::Done(n as c_int),
             Err(errno) => return Outcome::Fail(errno),
@@ -66,6 +72,7 @@ pub unsafe fn wait(
             if let Some(mut inner) = set.lock() {
                 inner.look_at_all();
             }
+            set.kernel_due.store(true, Ordering::SeqCst);
             sys::pause(left.unwrap_or(u64::MAX).min(LOOK_NS));
             continue;
         }
@@ -85,7 +92,7 @@ fn by_kernel(
     mask: *const sigset_t,
 ) -> Option<Outcome<c_int>> {
     set.in_kernel.fetch_add(1, Ordering::SeqCst);
-    if set.adopted.load(Ordering::SeqCst) != 0 {
+    if set.adopted.load(Ordering::SeqCst) != 0 || nested::adopted_below(set) {
         set.in_kernel.fetch_sub(1, Ordering::SeqCst);
         return None;
     }
@@ -94,7 +101,9 @@ fn by_kernel(
     let outcome = Outcome::of(n);
     set.in_kernel.fetch_sub(1, Ordering::SeqCst);
     if n > 0 {
-        let kept = out.get_mut(..n as usize).map_or(0, |events| set.without_kicks(events));
+        let Some(events) = out.get_mut(..n as usize) else { return Some(outcome) };
+        let kept = set.without_kicks(events);
+        let kept = events.get_mut(..kept).map_or(0, |events| nested::without_kicks(set, events));
         return (kept > 0).then_some(Outcome::Done(kept as c_int));
     }
     Some(outcome)
@@ -104,7 +113,8 @@ fn by_kernel(
 fn gather(set: &Set, epfd: RawFd, out: &mut [epoll_event], mask: *const sigset_t, news: bool) -> Result<usize, i32> {
     let Some(mut inner) = set.lock() else { return Err(libc::EINTR) };
     let mut found = collect(set, &mut inner, out);
-    let its_turn = std::mem::take(&mut inner.returned) || inner.turn % KERNEL_TURN == 0;
+    let its_turn =
+        std::mem::take(&mut inner.returned) || inner.turn % KERNEL_TURN == 0 || set.nests.load(Ordering::Relaxed) > 0;
     drop(inner);
     if (its_turn || news && found == 0) && found < out.len() && set.outer.load(Ordering::Acquire) >= 0 {
         // What the outer epoll has to say of the anchors, and of the kernel's set.
@@ -146,7 +156,7 @@ fn rearm(set: &Set, epfd: RawFd) {
 /// Sleeps on the outer epoll; what it says is noted for the next look.
 fn rest(set: &'static Set, left: Option<u64>, mask: *const sigset_t) -> Result<(), i32> {
     let Some(asleep) = fall_asleep(set) else { return Ok(()) };
-    let stirs = set.lock().is_none_or(|inner| inner.stirred(set));
+    let stirs = stirred(set);
     let result = take_news(set, if stirs { Some(0) } else { asleep.bound(left) }, mask);
     drop(asleep);
     result
@@ -158,23 +168,32 @@ pub struct Asleep {
     wake: Wake,
     /// At connections that other sets watch too the set stands as a thread does, while it sleeps.
     shared: Vec<Standing>,
+    /// And at the sets that it holds.
+    below: Vec<Asleep>,
 }
 
 impl Asleep {
     pub fn bound(&self, left: Option<u64>) -> Option<u64> {
-        self.shared.iter().fold(left, |bound, standing| standing.bound(bound))
+        let bound = self.shared.iter().fold(left, |bound, standing| standing.bound(bound));
+        self.below.iter().fold(bound, |bound, asleep| asleep.bound(bound))
     }
 }
 
 /// Several threads may sleep on one set: its board entry is odd while any does.
 fn fall_asleep(set: &'static Set) -> Option<Asleep> {
+    let mut asleep = fall_asleep_alone(set)?;
+    asleep.below = nested::below(set).into_iter().filter_map(fall_asleep_alone).collect();
+    Some(asleep)
+}
+
+fn fall_asleep_alone(set: &'static Set) -> Option<Asleep> {
     let inner = set.lock()?;
     let wake = inner.wake?;
     let shared = stand_shared(&inner, wake);
     drop(inner);
     set.sleepers.fetch_add(1, Ordering::SeqCst);
     wake.fall_asleep();
-    Some(Asleep { set, wake, shared })
+    Some(Asleep { set, wake, shared, below: Vec::new() })
 }
 
 impl Drop for Asleep {
@@ -223,7 +242,7 @@ fn take_news(set: &Set, limit: Option<u64>, mask: *const sigset_t) -> Result<(),
         for event in news.iter().take(n as usize) {
             match event.u64 {
                 // Wake 0 wakes every outer epoll by itself; only who sleeps in poll has to be told (see `rouse_all`).
-                TAG_WAKE | TAG_WAKE0 => {}
+                TAG_WAKE | TAG_WAKE0 | TAG_NEST => {}
                 TAG_SET => set.kernel_due.store(true, Ordering::SeqCst),
                 fd => inner.hint(fd as RawFd),
             }
@@ -269,8 +288,8 @@ fn real_wait(epfd: RawFd, out: &mut [epoll_event], limit_ns: Option<u64>, mask: 
 /// poll on a set's own descriptor that has adopted entries: POLLIN, if it would report something.
 pub fn readable(epfd: RawFd, events: c_short) -> c_short {
     let Some(set) = set::of(epfd) else { return 0 };
-    let _ = take_news(set, Some(0), std::ptr::null());
-    let adopted = set.lock().is_some_and(|mut inner| inner.any_to_report(&set.mail));
+    nested::settle(set);
+    let adopted = to_report(set);
     let mut kernels = libc::pollfd { fd: epfd, events, revents: 0 };
     // SAFETY: one entry, no waiting.
     unsafe { real::poll(&mut kernels, 1, 0) };
@@ -278,15 +297,30 @@ pub fn readable(epfd: RawFd, events: c_short) -> c_short {
     kernels.revents | ours & events
 }
 
+/// Whether an adopted entry would be reported, of the set or of one that it holds.
+pub fn to_report(set: &Set) -> bool {
+    let asked = |set: &Set| {
+        let _ = take_news(set, Some(0), std::ptr::null());
+        set.lock().is_some_and(|mut inner| inner.any_to_report(&set.mail))
+    };
+    asked(set) || nested::below(set).into_iter().any(asked)
+}
+
 /// For a second look: has an adopted entry stirred? By the outer epoll's descriptor.
 pub fn any_ready(outer: RawFd) -> bool {
-    set::by_outer(outer).is_some_and(|set| set.lock().is_some_and(|inner| inner.stirred(set)))
+    set::by_outer(outer).is_some_and(stirred)
+}
+
+fn stirred(set: &Set) -> bool {
+    let stirs = |set: &Set| set.lock().is_none_or(|inner| inner.stirred(set));
+    stirs(set) || nested::below(set).into_iter().any(stirs)
 }
 
 /// The outer epoll that is to be watched in place of a set with adopted entries.
 pub fn outer_of(epfd: RawFd) -> Option<RawFd> {
     let set = set::of(epfd)?;
-    if set.adopted.load(Ordering::Acquire) == 0 || !set.prepare() {
+    let ours = set.adopted.load(Ordering::Acquire) != 0 || nested::adopted_below(set);
+    if !ours || !set.prepare() || !nested::link(set) {
         return None;
     }
     Some(set.outer.load(Ordering::Acquire))
