@@ -62,6 +62,11 @@ impl Due {
         }
     }
 
+    /// Whoever makes an entry one of several wakes the set afterwards.
+    pub fn any_shared(&self) -> bool {
+        self.shared > 0
+    }
+
     /// Is there news of any entry?
     fn has_news(&self) -> bool {
         self.news.iter().any(|news| news.mask.iter().enumerate().any(|(at, &mask)| news.pair.news(at) & mask != 0))

@@ -221,6 +221,9 @@ impl Drop for Asleep {
 
 /// Connections that other sets watch too: the set names itself there while it sleeps.
 fn stand_shared(inner: &set::Guard<'_>, wake: Wake) -> Vec<Standing> {
+    if !inner.due.any_shared() {
+        return Vec::new();
+    }
     let shared = inner.adopted.iter().filter(|entry| entry.conn.slot.has(flag::REGISTERED_TWICE));
     shared
         .flat_map(|entry| {
