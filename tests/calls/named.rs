@@ -30,7 +30,6 @@ const KNOWN: &[(&str, Times, &str)] = &[
     ("room, told by a set in a set", Times::All, ONE_MORE),
     ("an urgent byte is not among the others", Times::All, URGENT),
     ("two urgent bytes", Times::All, URGENT),
-    ("epoll, edge, when it shuts both", Times::All, TWICE),
     ("WAITALL cut short by a reset", Times::Some, "the reset may be told as the end where the connection fails back"),
     (
         "a recv of nothing after a reset",
@@ -43,7 +42,6 @@ const KNOWN: &[(&str, Times, &str)] = &[
 const NO_ADDRESS: &str = "memory that is not there is a SIGSEGV, where the kernel says EFAULT";
 const ONE_MORE: &str = "one edge more, when the connection goes back to TCP because its set was put into another";
 const URGENT: &str = "after an urgent byte a receive may go on where the kernel stops at the mark";
-const TWICE: &str = "an edge of the connection's end is told twice";
 
 /// Where fail-backs are forced, and only there: a word of the call's line, and why its answer may differ.
 const EXCUSED: &[(&str, &str)] = &[

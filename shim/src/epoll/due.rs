@@ -177,7 +177,7 @@ impl Inner {
     pub fn gather_due(&mut self, mail: &Mail) -> usize {
         let mut found = std::mem::take(&mut self.found);
         self.due.next_news(&mut found);
-        if mail.0.any() {
+        if mail.any() {
             let (slots, all) = mail.0.take();
             let meant = |slot: &SlotRef| all || slots.contains(&(slot.index + 1));
             found.extend(self.adopted.iter().rev().filter(|entry| meant(&entry.conn.slot)).map(|entry| entry.fd));
@@ -210,7 +210,7 @@ impl Inner {
     /// Might any adopted entry have something to report? Loads only: no lock of a slot, no call.
     pub fn stirred(&self, set: &Set) -> bool {
         !self.due.queue.is_empty()
-            || set.mail.0.any()
+            || set.mail.any()
             || self.due.has_news()
             || self.due.shared > 0 && self.adopted.iter().any(|entry| entry.shared && changed(entry))
     }
@@ -222,6 +222,10 @@ pub struct Mail(mail::Mail<16>);
 impl Mail {
     pub fn new() -> Mail {
         Mail(mail::Mail::default())
+    }
+
+    pub fn any(&self) -> bool {
+        self.0.any()
     }
 
     pub fn post(&self, slot: SlotRef) {

@@ -111,6 +111,10 @@ fn by_kernel(
 
 /// Adopted entries first, then the kernel's, without waiting. `news`: the outer epoll is asked in any case.
 fn gather(set: &Set, epfd: RawFd, out: &mut [epoll_event], mask: *const sigset_t, news: bool) -> Result<usize, i32> {
+    if set.mail.any() && set.outer.load(Ordering::Acquire) >= 0 {
+        // What this process did to a connection the kernel tells of the anchor too: one thing, told once.
+        let _ = take_news(set, Some(0), std::ptr::null());
+    }
     let Some(mut inner) = set.lock() else { return Err(libc::EINTR) };
     let mut found = collect(set, &mut inner, out);
     let its_turn =
