@@ -256,9 +256,13 @@ pub fn finish(conn: &Conn, end: End) {
     let until = sys::now_ns() + RETURN_NS;
     loop {
         let Ok(mut side) = conn.slot.send_side() else { return };
-        let unread =
-            end == End::Both && side.writer.unconsumed(&conn.out) > 0 && !anchor::peer_gone(anchor::look(conn));
-        let facts = WriterFacts { fail_back: unread, ..WriterFacts::default() };
+        let unread = side.writer.unconsumed(&conn.out) > 0;
+        let gone = anchor::peer_gone(anchor::look(conn));
+        if gone && !unread {
+            // It asks nothing any more: the kernel would answer a record by RST, before our FIN.
+            side.writer.abandon();
+        }
+        let facts = WriterFacts { fail_back: end == End::Both && unread && !gone, ..WriterFacts::default() };
         side.writer.consider(&conn.out, &facts, |_| false);
         let pumped = side.writer.pump(&conn.out, &mut Anchor::of(conn));
         if pumped == Pumped::Again && side.writer.owes_returned(&conn.out) && sys::now_ns() < until {
