@@ -48,6 +48,8 @@ rows! {
     peer_killed_in_two_way_traffic => |pair| pair("killed").argument("dies_in_traffic").passes("w").may_die();
     /// By posix_spawn, vfork and fork, with unread bytes in the ring.
     a_socket_given_to_a_child_as_standard_input => |pair| pair("handed").argument("waits").passes("w,w,w");
+    /// By posix_spawn, system and popen.
+    a_standard_input_that_a_child_inherits => |pair| pair("handed").argument("inherited").passes("w,w,w");
     a_socket_given_to_a_child_after_the_peer_closed_it => |pair| pair("handed").argument("closes").passes("w,w,w");
     /// TCP's rest from before the switch-over is unread, too.
     a_socket_given_to_a_child_that_has_much_to_read => |pair| {

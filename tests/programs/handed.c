@@ -1,6 +1,7 @@
 /* A socket with unread bytes is given to a child as its standard input, by posix_spawn, vfork or fork: it reads every byte.
  * First argument: the peer `waits` for the end meanwhile, in recv; it `closes` before; or it has sent `ahead` of the reader
- * since before the connection could be carried, so that the unread bytes have come in two ways. */
+ * since before the connection could be carried, so that the unread bytes have come in two ways; or the socket is the
+ * program's own standard input, `inherited` by the children of posix_spawn, system and popen. */
 #include "common.h"
 #include <spawn.h>
 #define BYTES 60000
@@ -38,6 +39,38 @@ static pid_t forked(int fd, int out)
     dup2(out, 1);
     execv("/bin/sh", command);
     _exit(127);
+}
+static pid_t spawned_as_we_are(void)
+{
+    pid_t pid;
+    if (posix_spawn(&pid, "/bin/sh", NULL, NULL, command, environ)) die("posix_spawn");
+    return pid;
+}
+/* What a child that has our standard input says of it. */
+static void inherited(int fd, int left)
+{
+    int ends[2], status;
+    char sum[64] = "";
+    int own = need(dup(0));
+    need(dup2(fd, 0));
+    close(fd);
+    need(pipe(ends));
+    if (pass % 3 == 2) {
+        snprintf(text, sizeof text, "head -c %d | cksum", left);
+        FILE *child = popen(text, "r");
+        ssize_t n = fread(sum, 1, sizeof sum - 1, child);
+        say("child %d: %zd bytes, %s", pclose(child), n, sum);
+    } else {
+        snprintf(text, sizeof text, "head -c %d | cksum >&%d", left, ends[1]);
+        if (pass % 3 == 1) status = system(text);
+        else need(waitpid(spawned_as_we_are(), &status, 0));
+        ssize_t n = read(ends[0], sum, sizeof sum - 1);
+        say("child %d: %zd bytes, %s", status, n, sum);
+    }
+    close(ends[0]);
+    close(ends[1]);
+    need(dup2(own, 0));
+    close(own);
 }
 static ssize_t read_all(int fd, char *to, size_t size)
 {
@@ -81,6 +114,12 @@ static void scenario(int fd)
     if (closes) await(0);
     wait_queued(fd, BYTES - read);
     snprintf(text, sizeof text, closes ? "cksum" : "head -c %d | cksum", BYTES - read);
+    if (!strcmp(args[0], "inherited")) {
+        close(ends[0]);
+        close(ends[1]);
+        inherited(fd, BYTES - read);
+        return;
+    }
     pid_t (*ways[])(int, int) = { spawned, vforked, forked };
     pid_t pid = ways[pass % 3](fd, ends[1]);
     close(ends[1]);

@@ -68,12 +68,7 @@ pub fn finish() {
 /// What the next program finds under 0, 1 and 2 it was given on purpose; and a process that is a socket's only holder and
 /// keeps it open over exec gives it to its successor. Both are plain TCP before the program changes.
 fn before_exec() {
-    for fd in 0..=2 {
-        if let Some(slot) = slot::of(fd).or_else(|| by_cookie(fd)) {
-            let known = slot.descriptor();
-            transfer::hand_over(slot, if known >= 0 { known } else { fd }, Reason::HandedOver);
-        }
-    }
+    give_standard_streams();
     if sys::is_vfork_child() {
         return;
     }
@@ -85,6 +80,16 @@ fn before_exec() {
         let stays = unsafe { real::fcntl(fd, libc::F_GETFD, 0) } & libc::FD_CLOEXEC == 0;
         if stays && slot.sole_holder() {
             transfer::hand_over(slot, fd, Reason::HandedOver);
+        }
+    }
+}
+
+/// What the next program finds under 0, 1 and 2, be it a child's.
+fn give_standard_streams() {
+    for fd in 0..=2 {
+        if let Some(slot) = slot::of(fd).or_else(|| by_cookie(fd)) {
+            let known = slot.descriptor();
+            transfer::hand_over(slot, if known >= 0 { known } else { fd }, Reason::HandedOver);
         }
     }
 }
@@ -331,6 +336,7 @@ pub unsafe fn posix_spawn(
     _arguments: SpawnStrings,
     _environment: SpawnStrings,
 ) -> Outcome<c_int> {
+    give_standard_streams();
     Outcome::Bypass
 }
 
@@ -344,6 +350,7 @@ pub unsafe fn posix_spawnp(
     _arguments: SpawnStrings,
     _environment: SpawnStrings,
 ) -> Outcome<c_int> {
+    give_standard_streams();
     Outcome::Bypass
 }
 
@@ -357,6 +364,7 @@ pub unsafe fn pidfd_spawn(
     _arguments: SpawnStrings,
     _environment: SpawnStrings,
 ) -> Outcome<c_int> {
+    give_standard_streams();
     Outcome::Bypass
 }
 
@@ -370,34 +378,26 @@ pub unsafe fn pidfd_spawnp(
     _arguments: SpawnStrings,
     _environment: SpawnStrings,
 ) -> Outcome<c_int> {
+    give_standard_streams();
     Outcome::Bypass
 }
 
 /// # Safety
 /// The arguments of the libc call of this name.
 pub unsafe fn system(_command: *const c_char) -> Outcome<c_int> {
+    give_standard_streams();
     Outcome::Bypass
 }
 
 /// # Safety
 /// The arguments of the libc call of this name.
 pub unsafe fn popen(_command: *const c_char, _mode: *const c_char) -> Outcome<*mut FILE> {
-    Outcome::Bypass
-}
-
-pub fn exit(_status: c_int) -> Outcome<()> {
-    // Its own handlers may still use sockets: `finish` comes after them.
+    give_standard_streams();
     Outcome::Bypass
 }
 
 pub fn exit_now(_status: c_int) -> Outcome<()> {
     finish();
-    Outcome::Bypass
-}
-
-pub fn quick_exit(_status: c_int) -> Outcome<()> {
-    // As exit: it ends in _exit's own system call, which no hook sees; what is then missing is only politeness (a peer
-    // finds all bytes in the ring, and the kernel's FIN).
     Outcome::Bypass
 }
 

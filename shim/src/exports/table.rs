@@ -222,10 +222,8 @@ macro_rules! table {
             always() fn system(command: *const c_char) -> c_int => process::system;
             always() fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE => process::popen;
             always() fn _IO_popen(command: *const c_char, mode: *const c_char) -> *mut FILE => process::popen;
-            always() fn exit(status: c_int) -> () => process::exit;
             always() fn _exit(status: c_int) -> () => process::exit_now;
             always() fn _Exit(status: c_int) -> () => process::exit_now;
-            always() fn quick_exit(status: c_int) -> () => process::quick_exit;
             after() fn setuid(user: uid_t) -> c_int => process::credentials_changed();
             after() fn setgid(group: gid_t) -> c_int => process::credentials_changed();
             after() fn seteuid(user: uid_t) -> c_int => process::credentials_changed();
