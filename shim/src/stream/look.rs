@@ -2,6 +2,7 @@
 
 use super::reader::{RState, Reader, Source, Take, Verdict};
 use super::receive::from;
+use super::record::Record;
 use super::tcp::{TcpReceive, TcpTake};
 use super::words::{Port, Word, at, stamp};
 
@@ -87,7 +88,7 @@ impl Reader {
                 let rest = self.taken_at.saturating_sub(self.consumed);
                 match pending.min(rest) {
                     some if some < rest => some, // the ring's come after those that are still on their way
-                    _ => self.produced - self.consumed,
+                    _ => self.produced - self.consumed + self.behind_record(pending),
                 }
             }
             RState::Rejoin => {
@@ -101,6 +102,17 @@ impl Reader {
 
 /// Looking at bytes.
 impl Reader {
+    /// RING, and TCP's rest in front of a record is unread: what stands on TCP behind that record, which is N to E again and
+    /// then the plain stream. There `produced` is E.
+    fn behind_record(&self, pending: u64) -> u64 {
+        let rest = self.taken_at.saturating_sub(self.consumed);
+        if rest == 0 {
+            return 0; // then `attend` takes the record
+        }
+        let again = self.produced - self.taken_at;
+        pending.saturating_sub(rest).saturating_sub(Record::SIZE as u64).saturating_sub(again)
+    }
+
     /// The bytes that `receive` would give, from `skip` on behind the first. May move the state, takes no byte.
     ///
     /// # Safety
@@ -140,9 +152,10 @@ impl Reader {
                 return from(Source::Companion, n);
             }
         }
-        if self.wants_tcp() && self.state != RState::Ring {
+        if self.wants_tcp() {
+            let behind = if self.state == RState::Ring { Record::SIZE } else { 0 };
             // SAFETY: as above.
-            let answer = unsafe { tcp.peek(dst, len, skip) };
+            let answer = unsafe { tcp.peek(dst, len, skip + behind) };
             return self.peeked(answer);
         }
         match self.state {

@@ -187,9 +187,8 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
         // Given back while we waited for the lock: others read by the kernel now, each call as a whole.
         return Step::Kernel;
     }
-    // Forced ones (for the tests) wait until TCP's rest is read: see `send::disturb`.
-    let settled = side.reader.state() == RState::Ring && !side.reader.wants_tcp();
-    if slot.has(flag::LEAVING | flag::URGENT) || settled && debug::wants_fail_back() {
+    let carried = side.reader.state() == RState::Ring;
+    if slot.has(flag::LEAVING | flag::URGENT) || carried && debug::wants_fail_back() {
         leave(conn, &mut side);
     }
     let (mut freed, mut by_tcp) = (false, false);

@@ -166,7 +166,7 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
         side.writer.abandon();
     }
     let facts = WriterFacts {
-        fail_back: slot.has(flag::LEAVING | flag::URGENT) || may_disturb && disturb(conn, side),
+        fail_back: slot.has(flag::LEAVING | flag::URGENT) || may_disturb && debug::wants_fail_back(),
         reader_gone: anchor::peer_gone(bits),
         reader_silent: about_to_sleep && anchor::peer_half_closed(bits),
         ..WriterFacts::default()
@@ -205,12 +205,6 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
     }
     back_to_kernel_sends(conn, side);
     Some(Step::Kernel)
-}
-
-/// Forced fail-backs (for the tests) wait until the reader has come to the ring: a record right behind unread TCP bytes hides
-/// what follows it from FIONREAD, PEEK and edges until those are read, which is a known limit.
-fn disturb(conn: &Conn, side: &SendGuard<'_>) -> bool {
-    debug::wants_fail_back() && conn.out.load(Word::Consumed) >= side.writer.taken_at()
 }
 
 /// A larger ring, where one helps and is to be had.

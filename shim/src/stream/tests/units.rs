@@ -402,6 +402,26 @@ fn peek_and_available_span_tcp_and_ring() {
 }
 
 #[test]
+fn what_stands_behind_a_record_is_announced_and_peeked_before_tcps_rest_is_read() {
+    let mut pair = Pair::switched(3);
+    assert_eq!(pair.write(4), 4);
+    pair.fail_back();
+    assert_eq!(pair.pump(), Pumped::Done);
+    assert_eq!(pair.available(), 7);
+    assert_eq!(pair.peek(9, 7), Take::WouldBlock);
+    pair.write_tcp(2);
+    for read in 0..3 {
+        assert_eq!(pair.available(), 9 - read);
+        assert_eq!(pair.peek(9, 0), tcp(3 - read));
+        assert_eq!(pair.peek(9, 3 - read), companion(4));
+        assert_eq!(pair.peek(9, 7 - read), tcp(2));
+        assert_eq!(pair.receive(1), tcp(1));
+    }
+    assert_eq!(pair.receive(9), companion(4));
+    assert_eq!(pair.receive(9), tcp(2));
+}
+
+#[test]
 fn a_gone_reader_makes_the_writer_fail_back_and_learn_it() {
     let mut pair = Pair::switched(0);
     assert_eq!(pair.write(4), 4);
