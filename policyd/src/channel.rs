@@ -1,23 +1,27 @@
 //! A switch's channel: one SEQPACKET connection, one task. Credentials are taken from every packet: a process that
 //! connected as root and dropped to another user must not speak as root.
+//!
+//! There may be thousands of these tasks, and what a future holds over a wait is memory of each: so packets are received and
+//! sent by polling, with their buffers on the stack for one look, and what is seldom waited for is boxed.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tandem_protocol::assignment::{InterfaceName, NetworkName};
 use tandem_protocol::message::MAX_DESCRIPTORS;
 use tandem_protocol::{MAX_MESSAGE, Malformed, Message, Reason};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_seqpacket::ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage};
 use tokio_seqpacket::{UCred, UnixSeqpacket, UnixSeqpacketListener};
 use tracing::{debug, warn};
 
-use crate::broker::{Admission, ClientId, Mailbox, Outgoing, QUEUE};
+use crate::broker::{self, Admission, ClientId, Inbox, Outgoing};
 use crate::connection::Joining;
 use crate::daemon::Shared;
 use crate::kernel;
@@ -53,10 +57,10 @@ pub async fn serve(socket: UnixSeqpacket, shared: Rc<Shared>) {
         warn!("cannot take a switch's credentials: {error}");
         return;
     }
-    let mut channel = Channel { socket, shared };
-    // What only a Hello needs is not kept for as long as the process lives: there may be thousands.
-    match timeout(HELLO_TIME, Box::pin(channel.hello())).await {
-        Ok(Ok(client)) => channel.run(client).await,
+    let channel = Channel { socket, shared };
+    let admitted = Box::pin(timeout(HELLO_TIME, channel.hello())).await;
+    match admitted {
+        Ok(Ok(client)) => channel.run(&client).await,
         Ok(Err(fault)) => debug!("a connection without a Hello: {fault}"),
         Err(_) => debug!("a connection that never said Hello"),
     }
@@ -70,8 +74,7 @@ struct Channel {
 /// A switch that has been admitted.
 struct Admitted {
     speaker: Speaker,
-    outgoing: mpsc::Receiver<Box<Outgoing>>,
-    mailbox: Mailbox,
+    outgoing: Inbox,
 }
 
 /// Who speaks on a channel.
@@ -89,7 +92,7 @@ struct Packet {
 }
 
 impl Channel {
-    async fn hello(&mut self) -> io::Result<Admitted> {
+    async fn hello(&self) -> io::Result<Admitted> {
         let packet = self.receive().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let connected = self.socket.peer_cred()?;
         let family = match packet.message {
@@ -98,25 +101,17 @@ impl Channel {
             Ok(_) | Err(Malformed::Version(_)) => return self.refuse(Reason::PolicydRefused).await,
             Err(malformed) => return Err(io::Error::other(malformed)),
         };
-        let (sender, outgoing) = mpsc::channel(QUEUE);
-        let mailbox = Mailbox::default();
+        let (outbox, outgoing) = broker::queue();
         let pid = packet.credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
         let pidfd = peer_process(&self.socket, pid).map(Arc::new);
-        let admission = Admission {
-            pid,
-            uid: packet.credentials.uid(),
-            pidfd: pidfd.clone(),
-            family,
-            fds: packet.fds,
-            sender,
-            mailbox: mailbox.clone(),
-        };
+        let admission =
+            Admission { pid, uid: packet.credentials.uid(), pidfd: pidfd.clone(), family, fds: packet.fds, outbox };
         let admitted = self.shared.broker.borrow_mut().admit(admission);
         self.shared.changed.notify_one();
         match admitted {
             Ok(id) => {
                 let speaker = Speaker { id, credentials: packet.credentials, pidfd, family };
-                Ok(Admitted { speaker, outgoing, mailbox })
+                Ok(Admitted { speaker, outgoing })
             }
             Err(reason) => self.refuse(reason).await,
         }
@@ -128,17 +123,15 @@ impl Channel {
     }
 
     /// Until the switch closes, dies, misbehaves, or lets its queue fill up.
-    async fn run(&self, mut client: Admitted) {
-        let speaker = client.speaker;
+    async fn run(&self, client: &Admitted) {
+        let Admitted { speaker, outgoing } = client;
         let id = speaker.id;
         let outgoing = async {
-            while let Some(packet) = client.outgoing.recv().await {
-                // A process that computes for minutes reads nothing meanwhile, and is in its right: its queue waits.
-                let ready = packet.fds.is_empty() || Box::pin(self.all_received()).await.is_ok();
-                if !ready || !matches!(timeout(FULL_TIME, Box::pin(self.send(&packet))).await, Ok(Ok(()))) {
+            while let Some(packet) = outgoing.next().await {
+                if !Box::pin(self.pass_on(packet)).await {
                     break;
                 }
-                if let Some(family) = client.mailbox.borrow().as_ref() {
+                if let Some(family) = outgoing.family() {
                     family.bump_mail();
                 }
                 self.shared.broker.borrow_mut().client_has_room(id);
@@ -148,7 +141,7 @@ impl Channel {
             loop {
                 match self.receive().await {
                     Ok(Some(packet)) => {
-                        if let Err(fault) = self.deliver(&speaker, packet) {
+                        if let Err(fault) = self.deliver(speaker, packet) {
                             debug!(?id, "a switch misbehaves: {fault}; dropped");
                             break;
                         }
@@ -176,6 +169,13 @@ impl Channel {
         self.shared.broker.borrow_mut().forget(id);
         self.shared.connections.borrow_mut().forget(id);
         self.shared.changed.notify_one();
+    }
+
+    /// Whether it has been sent.
+    async fn pass_on(&self, packet: Outgoing) -> bool {
+        // A process that computes for minutes reads nothing meanwhile, and is in its right: its queue waits.
+        let ready = packet.fds.is_empty() || self.all_received().await.is_ok();
+        ready && matches!(timeout(FULL_TIME, self.send(&packet)).await, Ok(Ok(())))
     }
 
     fn deliver(&self, client: &Speaker, packet: Packet) -> Result<(), String> {
@@ -209,42 +209,49 @@ impl Channel {
 
     /// `None`: the switch has closed.
     async fn receive(&self) -> io::Result<Option<Packet>> {
+        poll_fn(|context| self.poll_receive(context)).await
+    }
+
+    fn poll_receive(&self, context: &mut Context<'_>) -> Poll<io::Result<Option<Packet>>> {
         let mut bytes = [0u8; MAX_MESSAGE + 1];
-        let mut ancillary = [0u8; ANCILLARY];
-        let (info, reader) =
-            self.socket.recv_vectored_with_ancillary(&mut [IoSliceMut::new(&mut bytes)], &mut ancillary).await?;
+        let mut room = [0u8; ANCILLARY];
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let (info, ancillary) = ready!(self.socket.poll_recv_vectored_with_ancillary(context, &mut parts, &mut room))?;
         let mut fds = Vec::new();
         let mut credentials = None;
-        for part in reader.into_messages() {
+        for part in ancillary.into_messages() {
             match part {
                 OwnedAncillaryMessage::FileDescriptors(received) => fds.extend(received.take(MAX_DESCRIPTORS)),
                 OwnedAncillaryMessage::Credentials(mut received) => credentials = received.next(),
                 OwnedAncillaryMessage::Other(_) => {}
             }
         }
-        if info.bytes_read() == 0 {
-            return Ok(None);
-        }
-        if info.ancillary_truncated() {
-            return Err(io::Error::other("more descriptors than any message has"));
-        }
-        let credentials = credentials.ok_or_else(|| io::Error::other("a packet without credentials"))?;
-        let message = Message::decode(bytes.get(..info.bytes_read()).unwrap_or_default());
-        Ok(Some(Packet { message, credentials, fds }))
+        Poll::Ready(match (info.bytes_read(), credentials) {
+            (0, _) => Ok(None),
+            _ if info.ancillary_truncated() => Err(io::Error::other("more descriptors than any message has")),
+            (_, None) => Err(io::Error::other("a packet without credentials")),
+            (length, Some(credentials)) => {
+                let message = Message::decode(bytes.get(..length).unwrap_or_default());
+                Ok(Some(Packet { message, credentials, fds }))
+            }
+        })
     }
 
     async fn send(&self, packet: &Outgoing) -> io::Result<()> {
+        poll_fn(|context| self.poll_send(context, packet)).await
+    }
+
+    fn poll_send(&self, context: &mut Context<'_>, packet: &Outgoing) -> Poll<io::Result<()>> {
         let mut bytes = [0u8; MAX_MESSAGE];
         let length = packet.message.encode(&mut bytes);
-        let bytes = bytes.get(..length).unwrap_or_default();
+        let bytes = [IoSlice::new(bytes.get(..length).unwrap_or_default())];
         let mut room = [0u8; ANCILLARY];
         let mut ancillary = AncillaryMessageWriter::new(&mut room);
         if !packet.fds.is_empty() {
             let fds = packet.fds.iter().map(|fd| fd.as_fd());
             ancillary.add_fds(fds).map_err(|_| io::Error::other("too many descriptors"))?;
         }
-        self.socket.send_vectored_with_ancillary(&[IoSlice::new(bytes)], &mut ancillary).await?;
-        Ok(())
+        self.socket.poll_send_vectored_with_ancillary(context, &bytes, &mut ancillary).map_ok(drop)
     }
 
     /// Descriptors on their way count against the sender's RLIMIT_NOFILE, and a user's policyd has the same user as

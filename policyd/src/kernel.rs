@@ -93,7 +93,8 @@ pub fn lives(pidfd: &OwnedFd) -> bool {
 pub async fn death(pidfd: Arc<OwnedFd>) {
     // SAFETY: the Arc keeps this very descriptor open for as long as the AsyncFd lives.
     match unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) } {
-        Ok(process) => drop(process.readable().await),
+        // Not by readable(): that keeps a waiter of its own, and there may be thousands.
+        Ok(process) => std::future::poll_fn(|context| process.poll_read_ready(context).map(drop)).await,
         Err(_) => std::future::pending().await,
     }
 }

@@ -87,7 +87,7 @@ impl Broker {
     }
 
     pub(super) fn prove(&self, claim: &Claim) -> Proof {
-        prove(claim, self.clients.get(&claim.client), self.own_netns)
+        prove(claim, self.clients.get(&claim.client).map(|client| &**client), self.own_netns)
     }
 
     /// Two true claims that mirror each other: one connection, unless its sockets are bound to different devices.

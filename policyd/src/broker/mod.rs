@@ -17,6 +17,7 @@ mod claims;
 mod client;
 pub mod far;
 mod matching;
+mod outbox;
 mod pairs;
 mod proof;
 
@@ -37,7 +38,8 @@ use client::Client;
 use far::Far;
 use pairs::Pairs;
 
-pub use client::{Admission, Mailbox, Outgoing, QUEUE};
+pub use client::Admission;
+pub use outbox::{Inbox, Outgoing, queue};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(u64);
@@ -50,7 +52,8 @@ pub struct Broker {
     own_netns: Option<u64>,
     addresses: LocalAddresses,
     pub families: Families,
-    clients: HashMap<ClientId, Client>,
+    /// Boxed: there may be thousands, and a map has room for twice as many.
+    clients: HashMap<ClientId, Box<Client>>,
     next_client: u64,
     claims: Claims,
     /// Sockets asked for, with the time by which they must have come. Each wait is as long, so they fall due in order.
@@ -103,7 +106,7 @@ impl Broker {
         let id = ClientId(self.next_client);
         self.next_client += 1;
         info!(client = id.0, pid = client.pid, uid, "a switch came");
-        self.clients.insert(id, client.joined(family));
+        self.clients.insert(id, Box::new(client.joined(family)));
         let version = policyd_version();
         self.send(id, Message::Welcome { policyd_version: version, instance: self.instance }, Vec::new());
         self.tell_table(id);

@@ -124,6 +124,7 @@ fn ancestors(mut child: Identity, mut parent: u32) -> Vec<Identity> {
         found.push(next);
         (child, parent) = (next, grandparent);
     }
+    found.shrink_to_fit();
     found
 }
 
