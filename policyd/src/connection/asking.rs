@@ -100,6 +100,8 @@ impl Connections {
         own: Option<&Arc<std::os::fd::OwnedFd>>,
         spec: Spec,
     ) -> Result<Status, String> {
+        // Before anything that costs: who asks too much is to be refused cheaply.
+        shared.connections.borrow().check_quota(asker.uid)?;
         let pid = spec.pid.unwrap_or(asker.pid);
         // Who connected, even if it has died since and another process has its number.
         let asking = own.and_then(|pidfd| Process::held(asker.pid, pidfd.clone()));
@@ -121,10 +123,6 @@ impl Connections {
             return Err(format!("user {} may not use {net}; its users are named in the configuration", asker.uid));
         }
         let uid = asker.uid;
-        let most = connections.settings.requests_per_user;
-        if connections.requests.values().filter(|request| request.uid == uid).count() >= most {
-            return Err(format!("user {uid} has {most} requests already (quotas.requests); release some"));
-        }
         let lifetime = spec.lifetime_seconds.map(|seconds| Duration::from_secs(seconds.into()));
         let mut request = Request {
             id: connections.next_request,
@@ -153,6 +151,14 @@ impl Connections {
         drop(connections);
         end_with_process(shared, id, process.pidfd);
         status.ok_or_else(|| "its lifetime is over".to_owned())
+    }
+
+    fn check_quota(&self, uid: u32) -> Result<(), String> {
+        let most = self.settings.requests_per_user;
+        if self.requests.values().filter(|request| request.uid == uid).count() >= most {
+            return Err(format!("user {uid} has {most} requests already (quotas.requests); release some"));
+        }
+        Ok(())
     }
 
     /// Watches the processes of requests that were taken over from before.
