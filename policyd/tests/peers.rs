@@ -4,7 +4,8 @@ mod hosts;
 mod switch;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hosts::*;
@@ -24,8 +25,56 @@ fn two_hosts_that_dial_each_other_at_once_have_one_link() {
     assert!(one.seconds >= 1 && other.seconds >= 1, "it stays up: {one:?} {other:?}");
     let ports = |peer: &str| peer.rsplit(':').next().unwrap() == "7470";
     let to = [one.linked_to.unwrap(), other.linked_to.unwrap()];
-    // Whoever came first: a link that is up when the other would dial stays. (Of two at once the smaller key's: `peers::hosts`.)
+    // Whoever came first: a link that is up when the other would dial stays.
     assert!(ports(&to[0]) != ports(&to[1]), "both ends speak of one link: {to:?}");
+}
+
+/// Both have dialled when neither has a link: in whichever order the two come to be, both ends decide for the same one.
+#[test]
+fn of_two_links_at_once_the_one_that_the_smaller_key_dialled_stays() {
+    for first in [0, 1] {
+        let Some(wire) = Wire::new("two at once") else { return };
+        let mut hosts = ordered(&wire);
+        // Each dials somebody who lets it wait.
+        let middles = [0, 1].map(|end| wire.at(end, || TcpListener::bind("127.0.0.1:0").unwrap()));
+        let at = middles.each_ref().map(|middle| middle.local_addr().unwrap());
+        let keys = hosts.each_ref().map(|host| host.key.public.to_string());
+        let addresses = ["10.77.0.1", "10.77.0.2"];
+        hosts[0].lists_key("b", &keys[1], Some(at[0]), &addresses[1..]);
+        hosts[1].lists_key("a", &keys[0], Some(at[1]), &addresses[..1]);
+        hosts.iter_mut().for_each(Host::start);
+        let mut dials = middles.each_ref().map(|middle| Some(middle.accept().unwrap().0));
+        let linked_to = |hosts: &[Host; 2]| [hosts[0].peer("b").linked_to, hosts[1].peer("a").linked_to];
+        // The end that has dialled is linked to where it dialled.
+        let dialled_by = |hosts: &[Host; 2], end: usize| {
+            let to = linked_to(hosts);
+            to[end] == Some(at[end].to_string())
+                && to[1 - end].as_ref().is_some_and(|to| to.starts_with(addresses[end]))
+        };
+        let mut pass_on = |end: usize| pass_on(&wire, end, dials[end].take().unwrap());
+        let one = pass_on(first);
+        within("the first is a link", || dialled_by(&hosts, first));
+        let other = pass_on(1 - first);
+        let [smaller, larger] = if first == 0 { [one, other] } else { [other, one] };
+        within("the larger key's ends", || larger.is_finished());
+        within("the smaller key's is the link", || dialled_by(&hosts, 0));
+        assert!(!smaller.is_finished());
+    }
+}
+
+/// Bytes both ways between who has dialled at this end and the other end's policyd, until either closes.
+fn pass_on(wire: &Wire, end: usize, near: TcpStream) -> JoinHandle<()> {
+    let far = wire.at(end, || TcpStream::connect(address(1 - end, PORT)).unwrap());
+    let [there, back] = [(&near, &far), (&far, &near)].map(|(from, to)| {
+        let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+        to.set_nodelay(true).unwrap();
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Both);
+            let _ = from.shutdown(Shutdown::Both);
+        })
+    });
+    std::thread::spawn(|| drop((there.join(), back.join())))
 }
 
 #[test]
