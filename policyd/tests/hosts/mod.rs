@@ -1,6 +1,8 @@
 //! Two hosts: network namespaces joined by a wire, a policyd in each, and devices that a folder stands for.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod companions;
+
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
