@@ -63,12 +63,7 @@ fn ipv6_and_mapped_ends_meet() {
 #[test]
 fn who_comes_alone_is_parked_told_and_forgotten() {
     let Some(wire) = Wire::new("parked") else { return };
-    let mut hosts = ordered(&wire);
-    hosts.iter_mut().for_each(|host| host.settings = format!("park_seconds = 2\n{}", host.settings));
-    hosts[0].lists("b", &hosts[1], &["10.77.0.2", "fd00:77::2"]);
-    hosts[1].lists("a", &hosts[0], &["10.77.0.1", "fd00:77::1"]);
-    hosts.iter_mut().for_each(Host::start);
-    until_linked(&hosts);
+    let hosts = linked_with(&wire, "park_seconds = 2\n");
     let (one, other) = (hosts[0].switch(), hosts[1].switch());
     // Two different connections: as behind a NAT, their addresses don't mirror.
     let (first, second) = (wire.connection(), wire.connection());

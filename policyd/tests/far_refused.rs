@@ -56,12 +56,7 @@ fn behind_a_nat_nobody_is_matched() {
         println!("NAT: NOT RUN: nftables with its NAT modules is needed");
         return;
     }
-    let mut hosts = ordered(&wire);
-    hosts.iter_mut().for_each(|host| host.settings = format!("park_seconds = 2\n{}", host.settings));
-    hosts[0].lists("b", &hosts[1], &["10.77.0.2", "fd00:77::2"]);
-    hosts[1].lists("a", &hosts[0], &["10.77.0.1", "fd00:77::1"]);
-    hosts.iter_mut().for_each(Host::start);
-    until_linked(&hosts);
+    let hosts = linked_with(&wire, "park_seconds = 2\n");
     let (one, other) = (hosts[0].switch(), hosts[1].switch());
     let listener = wire.at(1, || std::net::TcpListener::bind("10.77.0.2:7001").unwrap());
     let client = wire.at(0, || TcpStream::connect("10.77.0.2:7000").unwrap());

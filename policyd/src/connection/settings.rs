@@ -208,6 +208,17 @@ enum NameOrNumber {
     Name(String),
 }
 
+impl NameOrNumber {
+    fn number(self, what: &str, find: impl Fn(&str) -> Option<u32>) -> Result<u32, String> {
+        match self {
+            Self::Number(number) => Ok(number),
+            Self::Name(name) => {
+                find(&name).ok_or_else(|| format!("no {what} is called {name:?}: give another name, or a number"))
+            }
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "NameOrNumber")]
 pub struct UserText(pub u32);
@@ -216,13 +227,8 @@ impl TryFrom<NameOrNumber> for UserText {
     type Error = String;
 
     fn try_from(text: NameOrNumber) -> Result<Self, String> {
-        match text {
-            NameOrNumber::Number(uid) => Ok(Self(uid)),
-            NameOrNumber::Name(name) => match nix::unistd::User::from_name(&name) {
-                Ok(Some(user)) => Ok(Self(user.uid.as_raw())),
-                _ => Err(format!("no user is called {name:?}: give another name, or a number")),
-            },
-        }
+        let find = |name: &str| Some(nix::unistd::User::from_name(name).ok()??.uid.as_raw());
+        text.number("user", find).map(Self)
     }
 }
 
@@ -234,13 +240,8 @@ impl TryFrom<NameOrNumber> for GroupText {
     type Error = String;
 
     fn try_from(text: NameOrNumber) -> Result<Self, String> {
-        match text {
-            NameOrNumber::Number(gid) => Ok(Self(gid)),
-            NameOrNumber::Name(name) => match nix::unistd::Group::from_name(&name) {
-                Ok(Some(group)) => Ok(Self(group.gid.as_raw())),
-                _ => Err(format!("no group is called {name:?}: give another name, or a number")),
-            },
-        }
+        let find = |name: &str| Some(nix::unistd::Group::from_name(name).ok()??.gid.as_raw());
+        text.number("group", find).map(Self)
     }
 }
 

@@ -246,7 +246,13 @@ pub fn address(end: usize, port: u16) -> SocketAddr {
 
 /// Two hosts that list each other, both dialling, linked; the first has role 0.
 pub fn linked(wire: &Wire) -> [Host; 2] {
+    linked_with(wire, "")
+}
+
+/// With these settings before the others.
+pub fn linked_with(wire: &Wire, settings: &str) -> [Host; 2] {
     let mut hosts = ordered(wire);
+    hosts.iter_mut().for_each(|host| host.settings.insert_str(0, settings));
     hosts[0].lists("b", &hosts[1], &["10.77.0.2", "fd00:77::2"]);
     hosts[1].lists("a", &hosts[0], &["10.77.0.1", "fd00:77::1"]);
     hosts.iter_mut().for_each(Host::start);

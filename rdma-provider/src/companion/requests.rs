@@ -99,18 +99,7 @@ impl Companion {
 
     /// Where the peer's provider takes late notes.
     pub(super) fn late_request(&self, inner: &mut Inner, word: &[u64; 2]) -> Request {
-        let (id, signalled) = self.number(inner, None);
-        Request {
-            id,
-            fetch: false,
-            signalled,
-            local: word.as_ptr().addr() as u64,
-            local_key: None,
-            bytes: WORD_BYTES,
-            remote: inner.peer.control + LATE_AT,
-            remote_key: inner.peer.control_key,
-            note: None,
-        }
+        self.word_request(inner, word, LATE_AT)
     }
 
     /// The peer has lied: the pair goes. What `put` answers.
@@ -137,7 +126,7 @@ impl Companion {
             return false;
         }
         let word = sealed(u64::from(due.returned));
-        let returned = self.return_request(&mut inner, &word);
+        let returned = self.word_request(&mut inner, &word, RETURNED_AT);
         let posted = match if due.fetch { self.fetch_request(&mut inner) } else { None } {
             Some(fetch) => self.post(&mut inner, &[returned, fetch]),
             None => self.post(&mut inner, &[returned]),
@@ -148,7 +137,8 @@ impl Companion {
         true
     }
 
-    fn return_request(&self, inner: &mut Inner, word: &[u64; 2]) -> Request {
+    /// A word into the peer's control memory.
+    fn word_request(&self, inner: &mut Inner, word: &[u64; 2], at: u64) -> Request {
         let (id, signalled) = self.number(inner, None);
         Request {
             id,
@@ -157,7 +147,7 @@ impl Companion {
             local: word.as_ptr().addr() as u64,
             local_key: None,
             bytes: WORD_BYTES,
-            remote: inner.peer.control + RETURNED_AT,
+            remote: inner.peer.control + at,
             remote_key: inner.peer.control_key,
             note: None,
         }
