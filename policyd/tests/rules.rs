@@ -24,7 +24,7 @@ fn chosen(net: &Net, to: &str, more: &str) -> String {
     text.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap_or_default().to_owned()
 }
 
-const LINKS: [&str; 2] = ["eth0", "wg0"];
+const LINKS: [&str; 3] = ["eth0", "eth1", "wg0"];
 
 /// The interfaces by which the first packet of a TCP connection to there leaves: counted on its way out.
 fn leaves_by(net: &Net, from: &str, device: Option<&str>, to: &str) -> Vec<&'static str> {
@@ -171,6 +171,33 @@ fn rules_by_user_are_each_users_own() {
     net.near(&format!("ip rule add priority 99 uidrange {own}-{own} table 100"));
     let direct = Assigned::by_interface(&manager.socket, "eth0");
     eventually("by device", || direct.binding(FAR[0]).is_some_and(|binding| !binding.by_source));
+}
+
+/// By port, protocol or type of service: what a socket will have nobody knows when destinations are compiled.
+#[test]
+fn before_a_rule_by_port_or_protocol_sockets_are_bound_to_the_device() {
+    let Some(net) = Net::new("rules by port") else { return };
+    net.near("ip route add default via 10.1.0.254 table 88");
+    let manager = Manager::start(&net, "");
+    let process = Assigned::by_interface(&manager.socket, "eth1");
+    let by_source = || process.binding(FAR[0]).is_some_and(|binding| binding.by_source);
+    for selector in ["dport 9", "sport 1-65534", "ipproto tcp", "tos 0x10"] {
+        eventually("by rules", by_source);
+        net.near(&format!("ip rule add priority 99 {selector} table 88"));
+        eventually("by device", || process.binding(FAR[0]).is_some_and(|binding| !binding.by_source));
+        assert_eq!(process.way(FAR[0]), way("eth1", "10.2.0.1"), "{selector}");
+        if selector != "tos 0x10" {
+            assert_eq!(
+                leaves_by(&net, "10.2.0.1", None, FAR[0]),
+                ["eth0"],
+                "{selector}: the address alone does not steer"
+            );
+        }
+        assert_eq!(leaves_by(&net, "10.2.0.1", Some("eth1"), FAR[0]), ["eth1"], "{selector}");
+        assert!(manager.explain(std::process::id()).notes.iter().any(|note| note.contains("before policyd's")));
+        net.near("ip rule del priority 99");
+    }
+    eventually("by rules", by_source);
 }
 
 #[test]
