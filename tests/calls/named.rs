@@ -81,7 +81,7 @@ fn excused(manner: &Manner, case: &Case, native: &Transcript, here: &Transcript)
 
 const FILES: [&str; 5] = ["data", "ends", "readiness", "options", "processes"];
 
-fn manners() -> Vec<Manner> {
+pub fn manners() -> Vec<Manner> {
     use Held::{Apart, Together};
     let mut all = vec![
         Manner::of(Way::ServerOnly, Apart, "3"),
