@@ -36,7 +36,6 @@ const KNOWN: &[(&str, Times, &str)] = &[
         Times::Some,
         "the reset may be told as the end where the connection fails back",
     ),
-    ("epoll_wait that waits, ended by bytes by a child of the peer", Times::Some, "a forked child's wake may be lost"),
 ];
 
 const NO_ADDRESS: &str = "memory that is not there is a SIGSEGV, where the kernel says EFAULT";

@@ -14,7 +14,7 @@ use crate::real;
 use crate::slot::{self, SlotRef, flag};
 use crate::stream::{Port, Word};
 use crate::switch::{self, Conn, ready};
-use crate::wake::Wake;
+use crate::wake::{self, Wake};
 
 /// An entry that was taken out of the kernel's set.
 #[derive(Clone, Copy)]
@@ -414,11 +414,19 @@ pub fn unwatch(conn: &Conn) {
     if !conn.slot.current() {
         return;
     }
-    if let Ok(mut side) = conn.slot.recv_side() {
+    // A forked child that closes what it inherited takes nothing from its parent's set, which stands there in shared memory.
+    if let Ok(mut side) = conn.slot.recv_side()
+        && side.sleepers.set_is(wake::is_mine)
+    {
         side.sleepers.watch(None);
         side.sleepers.name(&conn.inward, Word::RSleep);
     }
-    watch_room(conn, None);
+    if let Ok(mut side) = conn.slot.send_side()
+        && side.sleepers.set_is(wake::is_mine)
+    {
+        side.sleepers.watch(None);
+        side.sleepers.name(&conn.out, Word::WSleep);
+    }
 }
 
 /// As [`watch`], for room to write.
