@@ -30,12 +30,6 @@ const KNOWN: &[(&str, Times, &str)] = &[
     ("room, told by a set in a set", Times::All, ONE_MORE),
     ("an urgent byte is not among the others", Times::All, URGENT),
     ("two urgent bytes", Times::All, URGENT),
-    ("WAITALL cut short by a reset", Times::Some, "the reset may be told as the end where the connection fails back"),
-    (
-        "a recv of nothing after a reset",
-        Times::Some,
-        "the reset may be told as the end where the connection fails back",
-    ),
 ];
 
 const NO_ADDRESS: &str = "memory that is not there is a SIGSEGV, where the kernel says EFAULT";

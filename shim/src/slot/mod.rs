@@ -301,6 +301,19 @@ impl Slot {
         self.flags.fetch_and(!flags, Ordering::AcqRel);
     }
 
+    /// The connection's error, where a call of ours took it from the kernel: for a receive that has nothing else to say. EPIPE
+    /// is for writers alone: it comes after the peer's FIN.
+    pub fn take_untold(&self) -> Option<i32> {
+        let errno = self.untold.load(Ordering::Acquire);
+        let taken = errno != 0
+            && errno != libc::EPIPE as u32
+            && self.untold.compare_exchange(errno, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        taken.then(|| {
+            self.raise(flag::RESET_TOLD);
+            errno as i32
+        })
+    }
+
     pub fn inherited_flags(&self) -> u32 {
         self.flags.load(Ordering::Relaxed) & (flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER)
     }

@@ -172,6 +172,13 @@ fn by_kernel(slot: SlotRef, peek: bool, native: &mut impl FnMut() -> isize) -> O
             }
         }
         slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
+        if result == Ok(0)
+            && slot.untold.load(Ordering::Acquire) != 0
+            && anchor::unread(slot.descriptor()) == Some(0)
+            && let Some(errno) = slot.take_untold()
+        {
+            return Some(Err(errno));
+        }
     }
     Some(result)
 }
@@ -288,8 +295,12 @@ fn count(conn: &Conn, from: Source, n: usize) {
     }
 }
 
-/// EOF, unless the peer went with bytes of ours unread: then TCP says ECONNRESET, once.
+/// EOF, unless the peer went with bytes of ours unread: then TCP says ECONNRESET, once. So it does where its RST met a call of
+/// ours.
 fn end_of_stream(conn: &Conn) -> Result<usize, i32> {
+    if let Some(errno) = conn.slot.take_untold() {
+        return Err(errno);
+    }
     let bits = anchor::look(conn);
     let unread = anchor::peer_gone(bits) && super::send::queued(conn) > 0;
     let reset = unread && conn.slot.raise(flag::RESET_TOLD);
