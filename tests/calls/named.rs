@@ -13,23 +13,22 @@ use crate::random::compared;
 use crate::runner::{Held, Manner, Transcript};
 use crate::schedule::{Case, parse};
 
-/// What is not as on kernel TCP, and stays so for now: the case's name, whether it deviates at all times or sometimes, and why.
+/// What is not as on kernel TCP, and stays so for now: the case's name, and why.
 /// Printed by the test, which fails when one no longer deviates. `generate` does not ask these.
-const KNOWN: &[(&str, Times, &str)] = &[
-    ("a message header at no address", Times::All, NO_ADDRESS),
-    ("a vector at no address", Times::All, NO_ADDRESS),
-    ("a send from no address", Times::All, NO_ADDRESS),
-    ("a receive to no address", Times::All, NO_ADDRESS),
+const KNOWN: &[(&str, &str)] = &[
+    ("a message header at no address", NO_ADDRESS),
+    ("a vector at no address", NO_ADDRESS),
+    ("a send from no address", NO_ADDRESS),
+    ("a receive to no address", NO_ADDRESS),
     (
         "a closed descriptor under a thread that reads",
-        Times::All,
         "the thread is told EBADF, where the kernel lets it go on until bytes come",
     ),
-    ("a set in a set by edge", Times::All, ONE_MORE),
-    ("a set in a set by edge, with edges", Times::All, ONE_MORE),
-    ("room, told by a set in a set", Times::All, ONE_MORE),
-    ("an urgent byte is not among the others", Times::All, URGENT),
-    ("two urgent bytes", Times::All, URGENT),
+    ("a set in a set by edge", ONE_MORE),
+    ("a set in a set by edge, with edges", ONE_MORE),
+    ("room, told by a set in a set", ONE_MORE),
+    ("an urgent byte is not among the others", URGENT),
+    ("two urgent bytes", URGENT),
 ];
 
 const NO_ADDRESS: &str = "memory that is not there is a SIGSEGV, where the kernel says EFAULT";
@@ -47,12 +46,6 @@ const EXCUSED: &[(&str, &str)] = &[
     ("polls", "the low-water mark counts what stands before a fail-back record"),
     ("join", "a call that sleeps while the connection fails back may be told later, or more"),
 ];
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Times {
-    All,
-    Some,
-}
 
 /// The first line that differs is excused. What follows from it is not compared. While the switch-over is due an edge without news
 /// is excused, too.
@@ -176,15 +169,14 @@ fn every_named_case_is_as_natively() {
             cases.len()
         ));
     }
-    for (name, _, why) in KNOWN {
+    for (name, why) in KNOWN {
         proof.fact(format!("known deviation: {name}: {why}"));
     }
     for (call, why) in EXCUSED {
         proof.fact(format!("excused where fail-backs are forced: {call}: {why}"));
     }
     proof.print();
-    let constant = |times: Times| times == Times::All && !native_only();
-    let gone = KNOWN.iter().filter(|(name, times, _)| constant(*times) && !deviating.contains_key(name));
+    let gone = KNOWN.iter().filter(|(name, _)| !native_only() && !deviating.contains_key(name));
     let gone: Vec<_> = gone.map(|(name, ..)| name).collect();
     let new: String = deviating
         .iter()

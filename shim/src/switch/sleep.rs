@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use libc::{c_short, pollfd};
+use tandem_protocol::Reason;
 
 use super::restartable::{self, Slept};
 use super::{Conn, anchor, receive, send};
@@ -187,7 +188,16 @@ pub fn stand(conn: &Conn, way: Way, wake: Wake) -> Standing {
             .send_side()
             .map_or((false, false), |mut side| join(&mut side.sleepers, wake, &conn.out, Word::WSleep)),
     };
+    if !among_own {
+        waits_elsewhere(conn);
+    }
     Standing { conn: *conn, way, wake, added, among_own }
+}
+
+/// Another process waits on the connection too, and only the kernel can wake both: the connection is its own again.
+#[cold]
+pub fn waits_elsewhere(conn: &Conn) {
+    super::leave(conn.slot, conn.fd, Reason::Forked);
 }
 
 fn join(sleepers: &mut Sleepers, wake: Wake, port: &LocalPort<'static>, word: Word) -> (bool, bool) {
