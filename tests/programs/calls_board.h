@@ -9,6 +9,7 @@ struct end {
     _Atomic uint64_t stuff_from, stuffed; /* where do_stuff began, and how much it wrote: no two times the same */
     _Atomic uint64_t full;               /* do_stuff filled it when the peer had read so much, + 1 */
     _Atomic uint32_t open;               /* descriptors, of all processes */
+    _Atomic uint32_t sending;            /* threads inside a send, which `sent` will count */
     _Atomic uint32_t shut_wr, shut_rd, oob, lowat, timeo, nonblock, small, after_close, oddly, corked;
 };
 struct board {
