@@ -9,7 +9,7 @@ use super::anchor::{self, Anchor};
 use super::sleep::{self, Patience, Woke};
 use super::{Conn, refresh_row, send};
 use crate::slot::{IN_KERNEL, RecvGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
-use crate::stream::{Port, RState, Source, Take, Word};
+use crate::stream::{Port, RState, Source, Take, TcpReceive, TcpTake, Word};
 use crate::{debug, epoll, family, meet, sys, wake};
 
 /// Where a call's bytes go: the application's vector, front to back.
@@ -69,20 +69,21 @@ pub fn receive(
     let peek = flags & libc::MSG_PEEK != 0;
     let mut patience: Option<Patience> = None;
     loop {
-        let Some(conn) = through_switch(slot, fd) else {
-            if sink.taken > 0 {
-                return Ok(sink.taken);
+        let (conn, step) = match through_switch(slot, fd) {
+            Some(_) if sink.total == 0 => return Ok(0),
+            Some(conn) => (conn, step(&conn, sink, peek)),
+            None if sink.taken == 0 => {
+                send::pump_until_readable(slot, fd, flags);
+                match by_kernel(slot, peek, &mut native) {
+                    Some(result) => return result,
+                    None => continue,
+                }
             }
-            send::pump_until_readable(slot, fd, flags);
-            match by_kernel(slot, peek, &mut native) {
-                Some(result) => return result,
-                None => continue,
-            }
+            None => match Conn::of(slot, fd) {
+                Some(conn) => (conn, rest_by_kernel(&conn, sink)),
+                None => return Ok(sink.taken),
+            },
         };
-        if sink.total == 0 {
-            return Ok(0);
-        }
-        let step = step(&conn, sink, peek);
         match step {
             Step::Full => return Ok(sink.taken),
             Step::Kernel => continue,
@@ -183,6 +184,27 @@ fn by_kernel(slot: SlotRef, peek: bool, native: &mut impl FnMut() -> isize) -> O
     Some(result)
 }
 
+/// Some bytes came by the companion, and the kernel has the direction again: what there is of the rest.
+fn rest_by_kernel(conn: &Conn, sink: &mut Sink<'_>) -> Step {
+    let mut tcp = Anchor::of(conn).up_to_mark(true);
+    while let Some((to, room)) = sink.next() {
+        let mut take = TcpTake::WouldBlock;
+        let counted = by_kernel(conn.slot, false, &mut || {
+            // SAFETY: the application gave the place for that many bytes.
+            take = unsafe { tcp.receive(to, room) };
+            if let TcpTake::Bytes(n) = take { n as isize } else { -1 }
+        });
+        match take {
+            _ if counted.is_none() => return Step::Kernel,
+            TcpTake::Bytes(n) => sink.advance(n),
+            TcpTake::WouldBlock => return Step::Dry,
+            TcpTake::Fin => return Step::Eof,
+            TcpTake::Failed(errno) => return Step::Fail(errno),
+        }
+    }
+    Step::Full
+}
+
 /// One look under the lock: takes what is there.
 fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
     let slot = conn.slot;
@@ -201,7 +223,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
     let (mut freed, mut by_tcp) = (false, false);
     let outcome = loop {
         let Some((to, room)) = sink.next() else { break Step::Full };
-        let mut tcp = Anchor::of(conn);
+        let mut tcp = Anchor::of(conn).up_to_mark(sink.taken > 0);
         // SAFETY: the application gave the place for that many bytes.
         let take = unsafe {
             if peek {
@@ -218,9 +240,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
                     freed |= from == Source::Companion;
                     by_tcp |= from == Source::Tcp;
                 }
-                // Where one source ends another may go on: TCP's rest, then the ring; the ring, then TCP again.
-                let more = peek || side.reader.readable(&conn.inward) || side.reader.state() == RState::Rejoin;
-                if n < room && !more || from == Source::Companion && at_urgent_mark(conn, &side) {
+                if n < room && !peek && !side.reader.may_go_on(&conn.inward) {
                     break Step::Dry;
                 }
             }
@@ -248,11 +268,6 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
         conn.wake_writer();
     }
     outcome
-}
-
-/// A receive that has bytes ends before an urgent one, and those before it may have come by the ring.
-fn at_urgent_mark(conn: &Conn, side: &RecvGuard<'_>) -> bool {
-    side.reader.state() == RState::Rejoin && anchor::look(conn) & libc::POLLPRI as u32 != 0
 }
 
 /// The kernel has it all again.
