@@ -7,7 +7,7 @@ use libc::{c_void, iovec, msghdr, pollfd};
 
 use super::Conn;
 use crate::slot::{Slot, SlotRef, flag};
-use crate::stream::{Port, TcpPut, TcpReceive, TcpSend, TcpTake, Word};
+use crate::stream::{TcpPut, TcpReceive, TcpSend, TcpTake, Word};
 use crate::{real, sys};
 
 /// The TCP socket behind a number that is known to be current.
@@ -248,8 +248,7 @@ pub fn note(conn: &Conn, bits: u32) -> u32 {
 #[inline]
 pub fn glance(conn: &Conn) -> u32 {
     let tick = sys::tick_ns();
-    let there = conn.out.load(Word::ReaderReady) == conn.slot.companion_id.load(Ordering::Relaxed);
-    if there && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick {
+    if !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick {
         conn.slot.anchor.load(Ordering::Acquire)
     } else {
         look(conn)

@@ -161,13 +161,16 @@ fn step(conn: &Conn, source: &mut impl Source, about_to_sleep: bool) -> Step {
 fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_disturb: bool) -> Option<Step> {
     let slot = conn.slot;
     let bits = anchor::glance(conn);
-    if anchor::broken(bits) || anchor::peer_gone(bits) && side.writer.unconsumed(&conn.out) == 0 {
+    // After a half-close, too, the peer may stop reading: what is written then its kernel answers with RST.
+    let shut = anchor::peer_half_closed(bits) && conn.peer_reads_no_more();
+    let gone = anchor::peer_gone(bits);
+    if anchor::broken(bits) || shut || gone && side.writer.unconsumed(&conn.out) == 0 {
         // Nobody is there to be told where the stream goes on: the kernel's own answer is the application's.
         side.writer.abandon();
     }
     let facts = WriterFacts {
         fail_back: slot.has(flag::LEAVING | flag::URGENT) || may_disturb && debug::wants_fail_back(),
-        reader_gone: anchor::peer_gone(bits),
+        reader_gone: gone,
         reader_silent: about_to_sleep && anchor::peer_half_closed(bits),
         ..WriterFacts::default()
     };
