@@ -10,7 +10,7 @@ use super::sleep::{self, Patience, Woke};
 use super::{Conn, refresh_row, send};
 use crate::slot::{IN_KERNEL, RecvGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
 use crate::stream::{Port, RState, Source, Take, TcpReceive, TcpTake, Word};
-use crate::{debug, epoll, family, meet, sys, wake};
+use crate::{debug, epoll, family, meet, real, sys, wake};
 
 /// Where a call's bytes go: the application's vector, front to back.
 pub struct Sink<'a> {
@@ -68,13 +68,18 @@ pub fn receive(
     meet::data_call(slot, fd);
     let peek = flags & libc::MSG_PEEK != 0;
     let mut patience: Option<Patience> = None;
+    let given = fd;
     loop {
+        // After a sleep: it may have been closed, and be another's.
+        let fd = if patience.is_some() { slot.number(given) } else { given };
         let (conn, step) = match through_switch(slot, fd) {
             Some(_) if sink.total == 0 => return Ok(0),
             Some(conn) => (conn, step(&conn, sink, peek)),
             None if sink.taken == 0 => {
                 send::pump_until_readable(slot, fd, flags);
-                match by_kernel(slot, peek, &mut native) {
+                let parts = sink.parts;
+                let mut call = || if fd == given { native() } else { by_another_number(fd, parts, flags) };
+                match by_kernel(slot, peek, &mut call) {
                     Some(result) => return result,
                     None => continue,
                 }
@@ -105,7 +110,7 @@ pub fn receive(
         if non_blocking {
             return Err(libc::EAGAIN);
         }
-        let patience = patience.get_or_insert_with(|| Patience::of(anchor::time_limit(fd, libc::SO_RCVTIMEO)));
+        let patience = patience.get_or_insert_with(|| Patience::of(slot, anchor::time_limit(fd, libc::SO_RCVTIMEO)));
         let so_far = sink.taken;
         patience.partial = so_far > 0;
         let give_in = |errno: i32| if so_far > 0 { Ok(so_far) } else { Err(errno) };
@@ -182,6 +187,17 @@ fn by_kernel(slot: SlotRef, peek: bool, native: &mut impl FnMut() -> isize) -> O
         }
     }
     Some(result)
+}
+
+/// The application's call, where its descriptor has been closed under it.
+fn by_another_number(fd: RawFd, parts: &[iovec], flags: i32) -> isize {
+    // SAFETY: all-zero is a valid msghdr; the parts are the application's, which the kernel only reads the list of.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = parts.as_ptr().cast_mut();
+        message.msg_iovlen = parts.len();
+        real::recvmsg(fd, &mut message, flags)
+    }
 }
 
 /// Some bytes came by the companion, and the kernel has the direction again: what there is of the rest.

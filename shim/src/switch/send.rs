@@ -18,7 +18,8 @@ pub trait Source {
     fn sent(&self) -> usize;
     /// As much as there is room for, into the ring; 0: no room. An error of the source itself ends the call.
     fn put(&mut self, writer: &mut Writer, port: &LocalPort<'static>) -> Result<usize, i32>;
-    /// The application's own kind of call for what is left: its result, errno set.
+    /// The application's own kind of call for what is left, by `fd`, which need not be the number that it gave: its result,
+    /// errno set.
     fn kernel(&mut self, fd: RawFd) -> isize;
 }
 
@@ -43,7 +44,10 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
     let mut patience: Option<Patience> = None;
     let mut refused = false;
     let give_in = |sent: usize, errno: i32| if sent > 0 { Ok(sent) } else { Err(errno) };
+    let given = fd;
     loop {
+        // After a sleep: it may have been closed, and be another's.
+        let fd = if patience.is_some() { slot.number(given) } else { given };
         let Some(conn) = through_switch(slot, fd) else {
             match by_kernel(slot, fd, source) {
                 Some(Ok(n)) => return Ok(n),
@@ -69,7 +73,7 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
         }
         let Some(patience) = &mut patience else {
             // One more look, as one that is about to sleep.
-            patience = Some(Patience::of(anchor::time_limit(fd, libc::SO_SNDTIMEO)));
+            patience = Some(Patience::of(slot, anchor::time_limit(fd, libc::SO_SNDTIMEO)));
             continue;
         };
         patience.partial = source.sent() > 0;
