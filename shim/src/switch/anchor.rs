@@ -260,6 +260,11 @@ pub fn peer_gone(bits: u32) -> bool {
     bits & LASTING != 0 && bits & WITH_FINAL == 0
 }
 
+/// The peer's FIN has come, or more.
+pub fn peer_finished(bits: u32) -> bool {
+    bits & LASTING != 0
+}
+
 /// The peer has said that it will send no more, and lives on.
 pub fn peer_half_closed(bits: u32) -> bool {
     bits & LASTING != 0 && bits & WITH_FINAL != 0

@@ -326,14 +326,15 @@ fn count(conn: &Conn, from: Source, n: usize) {
     }
 }
 
-/// EOF, unless the peer went with bytes of ours unread: then TCP says ECONNRESET, once. So it does where its RST met a call of
-/// ours.
+/// EOF, unless the peer went with bytes of ours unread and could not say so (it was killed): then TCP says ECONNRESET, once. So
+/// it does where its RST met a call of ours.
 fn end_of_stream(conn: &Conn) -> Result<usize, i32> {
     if let Some(errno) = conn.slot.take_untold() {
         return Err(errno);
     }
     let bits = anchor::look(conn);
-    let unread = anchor::peer_gone(bits) && super::send::queued(conn) > 0;
+    let killed = anchor::peer_gone(bits) && !conn.peer_reads_no_more();
+    let unread = killed && super::send::queued(conn) > 0;
     let reset = unread && conn.slot.raise(flag::RESET_TOLD);
     if reset { Err(libc::ECONNRESET) } else { Ok(0) }
 }

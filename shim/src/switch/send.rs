@@ -165,8 +165,9 @@ fn step(conn: &Conn, source: &mut impl Source, about_to_sleep: bool) -> Step {
 fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_disturb: bool) -> Option<Step> {
     let slot = conn.slot;
     let bits = anchor::glance(conn);
-    // After a half-close, too, the peer may stop reading: what is written then its kernel answers with RST.
-    let shut = anchor::peer_half_closed(bits) && conn.peer_reads_no_more();
+    // One that has shut both ways, or closed, and said so: what is written then its kernel answers with RST, by itself. It may
+    // still read what the ring has.
+    let shut = anchor::peer_finished(bits) && conn.peer_reads_no_more();
     let gone = anchor::peer_gone(bits);
     if anchor::broken(bits) || shut || gone && side.writer.unconsumed(&conn.out) == 0 {
         // Nobody is there to be told where the stream goes on: the kernel's own answer is the application's.
