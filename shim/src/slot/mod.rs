@@ -315,13 +315,18 @@ impl Slot {
     /// is for writers alone: it comes after the peer's FIN.
     pub fn take_untold(&self) -> Option<i32> {
         let errno = self.untold.load(Ordering::Acquire);
-        let taken = errno != 0
-            && errno != libc::EPIPE as u32
-            && self.untold.compare_exchange(errno, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let taken =
+            self.error_is_owed() && self.untold.compare_exchange(errno, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         taken.then(|| {
             self.raise(flag::RESET_TOLD);
             errno as i32
         })
+    }
+
+    /// There is such an error.
+    #[inline]
+    pub fn error_is_owed(&self) -> bool {
+        !matches!(self.untold.load(Ordering::Acquire) as i32, 0 | libc::EPIPE)
     }
 
     pub fn inherited_flags(&self) -> u32 {

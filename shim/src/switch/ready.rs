@@ -47,7 +47,7 @@ pub fn anchor_events(conn: &Conn, wanted: u32) -> u32 {
 pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
     let slot = conn.slot;
     let bits = if kernel != 0 { anchor::note(conn, kernel) } else { slot.anchor.load(Ordering::Acquire) };
-    let bits = bits | own_end(slot);
+    let bits = bits | own_end(slot) | if slot.error_is_owed() { ERR } else { 0 };
     let mut events = bits & (HUP | ERR) | (bits | kernel) & wanted & !(IN | OUT | HUP | ERR);
     if events & RDHUP != 0 && !slot.has(flag::SHUT_RD) && fin_would_wait(conn) {
         events &= !RDHUP;

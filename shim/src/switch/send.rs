@@ -189,6 +189,10 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
         WriterEvent::Voided => conn.wake_reader(),
         WriterEvent::None | WriterEvent::Took { .. } => {}
     }
+    if side.writer.state() == WState::FailBack && anchor::broken(anchor::look(conn)) {
+        // The socket's error is told once: not to a send of ours.
+        side.writer.abandon();
+    }
     match side.writer.state() {
         WState::Ring => return None,
         WState::FailBack => match side.writer.pump(&conn.out, &mut Anchor::of(conn)) {
