@@ -108,7 +108,7 @@ impl Known {
             _ if theme == 6 && dice.chance(3) => Self::urgent(dice),
             _ => return,
         };
-        let unasked = ["|ET", "ONESHOT", "recvmmsg", "RCVLOWAT"];
+        let unasked = ["|ET", "ONESHOT"];
         if !(self.failing_back && unasked.iter().any(|word| line.contains(word))) {
             self.calls.push(format!("{who} {line}"));
         }

@@ -9,6 +9,7 @@ use tandem_tests::artifacts::native_only;
 use tandem_tests::{Proof, Way};
 
 use crate::generate;
+use crate::named;
 use crate::runner::{Held, Manner, Ran, Transcript};
 use crate::schedule::{Case, parse};
 use crate::shrink::shrink;
@@ -184,26 +185,29 @@ fn random_calls_with_forced_fail_backs_held_apart() {
     Tester::new("random_calls_with_forced_fail_backs_held_apart", seed, manner).run(share(15_000));
 }
 
-/// By hand: the cases in the file that `TANDEM_CALLS_FILE` names, every way, with what they say.
+/// By hand: the cases in the file that `TANDEM_CALLS_FILE` names, every way (`TANDEM_CALLS_WAYS` picks), with what they say.
+/// `TANDEM_CALLS_TIMES=N`: each so many times, and only what deviates is shown.
 #[test]
 fn replay_of_a_file() {
     let Some(path) = env::var_os("TANDEM_CALLS_FILE") else { return };
+    let times = number("TANDEM_CALLS_TIMES").unwrap_or(1) as usize;
     let cases = parse(&fs::read_to_string(path).expect("TANDEM_CALLS_FILE"));
-    let mut manners = vec![
-        Manner::of(Way::Both, Held::Together, "w"),
-        Manner::of(Way::Both, Held::Apart, "w"),
-        Manner::of(Way::Both, Held::Together, "1"),
-        failing_back(Held::Together, 5, seed()),
-    ];
-    manners.retain(|_| !native_only());
+    let cases: Vec<Case> = cases.into_iter().flat_map(|case| std::iter::repeat_n(case, times)).collect();
+    let mut manners = named::manners();
+    manners.retain(|manner| !native_only() && manner.way.both());
     for manner in manners {
         let native = Manner::natively(manner.held).run(&cases);
         let here = manner.run(&cases);
         println!("\n#### {}: {} of {} carried", manner.name(), here.carried, cases.len());
+        let mut deviating = 0;
         for (case, (left, right)) in cases.iter().zip(native.transcripts.iter().zip(&here.transcripts)) {
             let word = if left == right { "as natively" } else { "DEVIATES" };
-            println!("== {}: {word}\n{}", case.name, compared(left, right));
+            deviating += usize::from(left != right);
+            if left != right || times == 1 {
+                println!("== {}: {word}\n{}", case.name, compared(left, right));
+            }
         }
+        println!("#### {deviating} of {} deviate", cases.len());
     }
 }
 

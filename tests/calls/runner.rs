@@ -72,10 +72,8 @@ impl Manner {
         let file = scratch.write("cases", text_of(cases));
         let launch = |role: &str, preload: Option<&Policyd>| {
             let debug = self.debug.clone().or_else(|| self.way.debug());
-            let failing_back = matches!(self.way, Way::BothFailingBack(_));
-            let end = programs::end("calls", role, &scratch);
-            let end = if failing_back { end.env("CALLS_TOP_UP", "1") } else { end };
-            end.arg(if policyd.is_some() && self.way.both() { self.warm } else { "3" })
+            programs::end("calls", role, &scratch)
+                .arg(if policyd.is_some() && self.way.both() { self.warm } else { "3" })
                 .arg(&file)
                 .arg(first.to_string())
                 .preload(preload)

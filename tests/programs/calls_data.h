@@ -269,25 +269,9 @@ static char *place(long n)
     memset(bytes, 0xee, n + 64);
     return bytes;
 }
-/* Where a connection fails back in the middle of the stream, a read may end there though more has come: one of the known
- * deviations. With CALLS_TOP_UP set such a read is completed, so that the rest of the case can be compared. */
-static long top_up(struct call *call, const char *bytes, long n, long result, int flags)
-{
-    struct end *me = call->end, *peer = call->peer;
-    long there = (long)(atomic_load(&peer->sent) - atomic_load(&me->rcvd));
-    if (!getenv("CALLS_TOP_UP") || call->background || result <= 0 || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) || atomic_load(&peer->oob)) return result;
-    while (result < n && result < there) {
-        long more = recv(call->fd, (char *)bytes + result, n - result, (flags & MSG_TRUNC) | MSG_DONTWAIT);
-        if (more <= 0) break;
-        result += more;
-        atomic_fetch_add(&board->shorter, 1);
-    }
-    return result;
-}
 static void received(struct call *call, const char *bytes, long n, long result, int flags)
 {
     int error = errno;
-    result = top_up(call, bytes, n, result, flags);
     if (result > 0 && !(flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE))) atomic_fetch_add(&call->end->rcvd, result);
     errno = error;
     put_result(call, result);

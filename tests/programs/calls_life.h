@@ -145,7 +145,10 @@ static void *thread_body(void *argument)
 {
     struct thread *thread = argument;
     thread->tid = gettid();
+    bool sends = !strcmp(thread->call.op->words[0], "send");
+    if (sends) atomic_fetch_add(&thread->call.end->sending, 1);
     make_call(&thread->call);
+    if (sends) atomic_fetch_sub(&thread->call.end->sending, 1);
     thread->done = 1;
     return NULL;
 }

@@ -37,7 +37,8 @@ static void do_drain(struct call *call)
         uint64_t before = atomic_load(&me->rcvd);
         long n = recv(call->fd, bytes, MOST, MSG_DONTWAIT);
         if (n < 0 && errno == EAGAIN) {
-            if (before == atomic_load(&peer->sent) || atomic_load(&peer->oob)) break;
+            /* A thread that waits for room may not have noticed yet that there is some. */
+            if ((before == atomic_load(&peer->sent) && !atomic_load(&peer->sending)) || atomic_load(&peer->oob)) break;
             usleep(500);
             continue;
         }

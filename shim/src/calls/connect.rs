@@ -149,14 +149,20 @@ pub fn shutdown(fd: c_int, how: c_int) -> Outcome<c_int> {
     if matches!(how, libc::SHUT_RD | libc::SHUT_RDWR) {
         slot.raise(flag::SHUT_RD);
     }
-    if slot.has(flag::SHUT_RD)
-        && slot.has(flag::SHUT_WR)
-        && let Some(conn) = Conn::of(slot, fd)
-    {
+    let both = Conn::of(slot, fd).filter(|_| slot.has(flag::SHUT_RD) && slot.has(flag::SHUT_WR));
+    // The kernel resets what comes after both: it is told first, for what comes before is still read.
+    let kernel_first = how == libc::SHUT_RD;
+    if let (Some(conn), false) = (&both, kernel_first) {
         conn.reads_no_more();
     }
     // SAFETY: the application's own call.
-    Outcome::of(unsafe { real::shutdown(fd, how) })
+    let outcome = Outcome::of(unsafe { real::shutdown(fd, how) });
+    if let (Some(conn), true) = (&both, kernel_first) {
+        conn.reads_no_more();
+        // Our FIN has long gone: nothing else tells a writer that waits for room.
+        conn.wake_writer();
+    }
+    outcome
 }
 
 /// # Safety

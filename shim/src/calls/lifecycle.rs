@@ -10,7 +10,7 @@ use crate::exports::types::*;
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::slot::{self, SlotRef, Stage};
-use crate::switch::{self, Conn, anchor};
+use crate::switch::{self, Conn, anchor, sleep};
 use crate::{epoll, family, hidden, meet, real, sys};
 
 /// The kernel has just handed out `fd` although the table still holds something under that number: its descriptor was closed
@@ -85,7 +85,13 @@ fn forget(fd: RawFd) {
                 {
                     epoll::number_closes(slot, fd, other);
                 }
-                let_go(slot, fd);
+                if slot.has_others() || !slot.keep(fd) {
+                    let_go(slot, fd);
+                } else {
+                    meet::examination::before_close(slot, fd);
+                    epoll::number_closes(slot, fd, slot.descriptor());
+                }
+                sleep::rouse_sleepers(slot);
             }
         }
         Entry::Epoll(index) => {
@@ -99,6 +105,14 @@ fn forget(fd: RawFd) {
         }
         Entry::Hidden | Entry::Plain => {}
     }
+}
+
+/// The last call that slept on a connection has returned; its descriptors were closed meanwhile, but for this one of ours.
+pub fn last_returned(index: u32, fd: RawFd) {
+    if let Some(slot) = slot::at(index) {
+        let_go(slot, fd);
+    }
+    hidden::close(fd);
 }
 
 /// One descriptor of the slot goes; with the last one of the last holder the connection ends at this end.

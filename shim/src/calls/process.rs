@@ -28,7 +28,7 @@ pub fn fork(real: unsafe fn() -> pid_t) -> Outcome<pid_t> {
     }
     let outcome = Outcome::of(child);
     if child > 0 {
-        slot::mine().for_each(|slot| slot.add_holder(child as u32));
+        slot::mine().filter(|slot| !slot.is_kept()).for_each(|slot| slot.add_holder(child as u32));
     }
     if let Some(pending) = pending {
         pending.fetch_sub(1, Ordering::AcqRel);
@@ -40,6 +40,7 @@ pub fn fork(real: unsafe fn() -> pid_t) -> Outcome<pid_t> {
 fn after_fork_in_child() {
     sys::after_fork_in_child();
     let me = sys::pid();
+    slot::after_fork_in_child();
     slot::mine().for_each(|slot| slot.add_holder(me));
     wake::after_fork_in_child();
     epoll::after_fork_in_child();

@@ -13,8 +13,8 @@ use super::set::{Entered, Guard, Inner, Set, all, at};
 use crate::real;
 use crate::slot::{self, SlotRef, flag};
 use crate::stream::{Port, Word};
-use crate::switch::{self, Conn, ready};
-use crate::wake::Wake;
+use crate::switch::{self, Conn, ready, sleep};
+use crate::wake::{self, Wake};
 
 /// An entry that was taken out of the kernel's set.
 #[derive(Clone, Copy)]
@@ -399,34 +399,53 @@ pub fn rouse(slot: SlotRef) {
 pub fn watch(conn: &Conn, wake: Wake) {
     conn.pair.introduce(wake.id, wake.bind, wake.fd);
     let alone = !conn.slot.has(flag::REGISTERED_TWICE);
-    if let Ok(mut side) = conn.slot.recv_side() {
-        side.sleepers.watch(None);
-        if alone {
-            side.sleepers.watch(Some(wake.id));
-        }
-        side.sleepers.name(&conn.inward, Word::RSleep);
-        // Whoever named it looks at the ring afterwards.
-        conn.inward.fence();
+    let Ok(mut side) = conn.slot.recv_side() else { return };
+    if !side.sleepers.set_is(no_other_process) {
+        drop(side);
+        return sleep::waits_elsewhere(conn);
     }
+    side.sleepers.watch(None);
+    if alone {
+        side.sleepers.watch(Some(wake.id));
+    }
+    side.sleepers.name(&conn.inward, Word::RSleep);
+    // Whoever named it looks at the ring afterwards.
+    conn.inward.fence();
 }
 
+/// This process's, or that of one that has ended.
+fn no_other_process(id: u32) -> bool {
+    wake::is_mine(id) || !wake::has_owner(id)
+}
+
+/// A forked child that closes what it inherited takes nothing from its parent's set, which stands there in shared memory.
 pub fn unwatch(conn: &Conn) {
     if !conn.slot.current() {
         return;
     }
-    if let Ok(mut side) = conn.slot.recv_side() {
+    if let Ok(mut side) = conn.slot.recv_side()
+        && side.sleepers.set_is(wake::is_mine)
+    {
         side.sleepers.watch(None);
         side.sleepers.name(&conn.inward, Word::RSleep);
     }
-    watch_room(conn, None);
+    if let Ok(mut side) = conn.slot.send_side()
+        && side.sleepers.set_is(wake::is_mine)
+    {
+        side.sleepers.watch(None);
+        side.sleepers.name(&conn.out, Word::WSleep);
+    }
 }
 
 /// As [`watch`], for room to write.
 pub fn watch_room(conn: &Conn, wake: Option<Wake>) {
-    if let Ok(mut side) = conn.slot.send_side() {
-        side.sleepers.watch(None);
-        side.sleepers.watch(wake.filter(|_| !conn.slot.has(flag::REGISTERED_TWICE)).map(|wake| wake.id));
-        side.sleepers.name(&conn.out, Word::WSleep);
-        conn.out.fence();
+    let Ok(mut side) = conn.slot.send_side() else { return };
+    if !side.sleepers.set_is(no_other_process) {
+        drop(side);
+        return sleep::waits_elsewhere(conn);
     }
+    side.sleepers.watch(None);
+    side.sleepers.watch(wake.filter(|_| !conn.slot.has(flag::REGISTERED_TWICE)).map(|wake| wake.id));
+    side.sleepers.name(&conn.out, Word::WSleep);
+    conn.out.fence();
 }

@@ -11,6 +11,7 @@
 //!
 //! Where both locks are needed the receiver's is taken first.
 
+pub mod asleep;
 mod sides;
 
 use std::cell::UnsafeCell;
@@ -201,6 +202,15 @@ pub fn of(fd: RawFd) -> Option<SlotRef> {
     fd_table::socket(fd).and_then(at)
 }
 
+/// A forked child: what only its parent's threads keep open it has no descriptor of.
+pub fn after_fork_in_child() {
+    asleep::after_fork_in_child(|index| {
+        if let Some(count) = DESCRIPTORS.get(index as usize) {
+            count.store(0, Ordering::Relaxed);
+        }
+    });
+}
+
 /// Every live slot that this process has a descriptor of.
 pub fn mine() -> impl Iterator<Item = SlotRef> {
     let used = family::existing().map_or(0, |f| f.shared.slots_used.load(Ordering::Acquire));
@@ -301,6 +311,24 @@ impl Slot {
         self.flags.fetch_and(!flags, Ordering::AcqRel);
     }
 
+    /// The connection's error, where a call of ours took it from the kernel: for a receive that has nothing else to say. EPIPE
+    /// is for writers alone: it comes after the peer's FIN.
+    pub fn take_untold(&self) -> Option<i32> {
+        let errno = self.untold.load(Ordering::Acquire);
+        let taken =
+            self.error_is_owed() && self.untold.compare_exchange(errno, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        taken.then(|| {
+            self.raise(flag::RESET_TOLD);
+            errno as i32
+        })
+    }
+
+    /// There is such an error.
+    #[inline]
+    pub fn error_is_owed(&self) -> bool {
+        !matches!(self.untold.load(Ordering::Acquire) as i32, 0 | libc::EPIPE)
+    }
+
     pub fn inherited_flags(&self) -> u32 {
         self.flags.load(Ordering::Relaxed) & (flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER)
     }
@@ -325,6 +353,12 @@ impl SlotRef {
     /// A descriptor of this process that shows the slot, or -1.
     pub fn descriptor(&self) -> RawFd {
         DESCRIPTOR.get(self.index as usize).map_or(-1, |d| d.load(Ordering::Relaxed))
+    }
+
+    fn set_descriptor(&self, fd: RawFd) {
+        if let Some(known) = DESCRIPTOR.get(self.index as usize) {
+            known.store(fd, Ordering::Relaxed);
+        }
     }
 
     /// This process has a descriptor that shows the slot.

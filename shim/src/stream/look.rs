@@ -60,6 +60,17 @@ impl Reader {
         self.consumed >= taken_at && port.load(Word::Produced).min(bound) > self.consumed
     }
 
+    /// For a receive that has bytes and room for more: may another look find some? Where one source ends another may go on:
+    /// TCP's rest, then the ring; the ring, then TCP again, once the writer has left it.
+    #[inline]
+    pub fn may_go_on<P: Port>(&self, port: &P) -> bool {
+        match self.state {
+            RState::Rejoin => true,
+            RState::Ring if port.load(Word::Left) == self.epoch => true,
+            _ => self.readable(port),
+        }
+    }
+
     /// Are the next bytes on TCP the application's? Then TCP's readability is the application's, too.
     pub fn wants_tcp(&self) -> bool {
         self.verdict == Verdict::None

@@ -25,6 +25,9 @@ pub enum Word {
     Start1 = 5,
     /// Writer: in which region it is.
     Place1 = 6,
+    /// Writer: the last epoch that it has left, for a reader that has come to the ring's end: what follows is on TCP, or will
+    /// be. No more than a hint.
+    Left = 7,
     /// Writer: the number of the newest geometry, stored after its start and place.
     Geometries = 8,
     /// Writer: whom the reader should wake, id + 1.
@@ -45,7 +48,7 @@ pub enum Word {
 
 impl Word {
     /// Those that the writing end stores.
-    pub const WRITERS: [Word; 10] = [
+    pub const WRITERS: [Word; 11] = [
         Word::AtKind,
         Word::AtOffset,
         Word::Final,
@@ -53,6 +56,7 @@ impl Word {
         Word::Place0,
         Word::Start1,
         Word::Place1,
+        Word::Left,
         Word::Geometries,
         Word::WSleep,
         Word::Produced,
@@ -60,7 +64,7 @@ impl Word {
     /// Those that the reading end stores.
     pub const READERS: [Word; 3] = [Word::Want, Word::RSleep, Word::Consumed];
 
-    pub const ALL: [Word; 15] = [
+    pub const ALL: [Word; 16] = [
         Word::AtKind,
         Word::AtOffset,
         Word::Final,
@@ -68,6 +72,7 @@ impl Word {
         Word::Place0,
         Word::Start1,
         Word::Place1,
+        Word::Left,
         Word::Geometries,
         Word::WSleep,
         Word::WriterReady,

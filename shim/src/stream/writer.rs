@@ -264,6 +264,9 @@ impl Writer {
         self.head = if hold { 0 } else { Record::SIZE as u64 };
         self.sent = 0;
         self.state = WState::FailBack;
+        if !hold {
+            port.store(Word::Left, self.epoch);
+        }
         WriterEvent::FailBackBegan
     }
 

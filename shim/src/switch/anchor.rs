@@ -7,7 +7,7 @@ use libc::{c_void, iovec, msghdr, pollfd};
 
 use super::Conn;
 use crate::slot::{Slot, SlotRef, flag};
-use crate::stream::{Port, TcpPut, TcpReceive, TcpSend, TcpTake, Word};
+use crate::stream::{TcpPut, TcpReceive, TcpSend, TcpTake, Word};
 use crate::{real, sys};
 
 /// The TCP socket behind a number that is known to be current.
@@ -16,11 +16,19 @@ pub struct Anchor {
     slot: SlotRef,
     /// shutdown(SHUT_RD) was called here: an empty socket then says 0, which is no FIN of the peer's.
     shut: bool,
+    /// The call has bytes already, so it ends before an urgent one. The kernel knows nothing of those.
+    to_mark: bool,
 }
 
 impl Anchor {
     pub fn of(conn: &Conn) -> Anchor {
-        Anchor { fd: conn.fd, slot: conn.slot, shut: conn.slot.has(flag::SHUT_RD) }
+        Anchor { fd: conn.fd, slot: conn.slot, shut: conn.slot.has(flag::SHUT_RD), to_mark: false }
+    }
+
+    /// For a receive that goes on from another source, if `yes`.
+    pub fn up_to_mark(mut self, yes: bool) -> Anchor {
+        self.to_mark = yes;
+        self
     }
 
     /// The kernel tells an error once, and this was not the application's call.
@@ -46,6 +54,9 @@ impl Anchor {
 
 impl TcpReceive for Anchor {
     unsafe fn receive(&mut self, dst: *mut u8, len: usize) -> TcpTake {
+        if self.to_mark && at_mark(self.fd) {
+            return TcpTake::WouldBlock;
+        }
         // SAFETY: by the caller, `dst` may be written for `len` bytes.
         self.taken(unsafe { real::recv(self.fd, dst.cast(), len, libc::MSG_DONTWAIT) })
     }
@@ -160,13 +171,19 @@ fn peer_has_finished(fd: RawFd) -> bool {
     TcpInfo::of(fd).is_none_or(|info| matches!(info.0.first(), Some(6..=9 | 11)))
 }
 
+/// SIOCATMARK: the next byte is an urgent one.
+fn at_mark(fd: RawFd) -> bool {
+    const SIOCATMARK: libc::c_ulong = 0x8905; // asm-generic/sockios.h
+    queue(fd, SIOCATMARK) == Some(1)
+}
+
 pub fn unread(fd: RawFd) -> Option<usize> {
     queue(fd, libc::FIONREAD).map(|n| n as usize)
 }
 
 fn queue(fd: RawFd, request: libc::c_ulong) -> Option<u64> {
     let mut value: libc::c_int = 0;
-    // SAFETY: both requests write one int.
+    // SAFETY: these requests write one int.
     let rc = unsafe { real::ioctl(fd, request, (&raw mut value) as usize) };
     if rc == 0 { u64::try_from(value).ok() } else { None }
 }
@@ -231,8 +248,7 @@ pub fn note(conn: &Conn, bits: u32) -> u32 {
 #[inline]
 pub fn glance(conn: &Conn) -> u32 {
     let tick = sys::tick_ns();
-    let there = conn.out.load(Word::ReaderReady) == conn.slot.companion_id.load(Ordering::Relaxed);
-    if there && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick {
+    if !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick {
         conn.slot.anchor.load(Ordering::Acquire)
     } else {
         look(conn)
@@ -242,6 +258,11 @@ pub fn glance(conn: &Conn) -> u32 {
 /// The peer's process, or its end of the connection, is gone: FIN or RST without a final offset.
 pub fn peer_gone(bits: u32) -> bool {
     bits & LASTING != 0 && bits & WITH_FINAL == 0
+}
+
+/// The peer's FIN has come, or more.
+pub fn peer_finished(bits: u32) -> bool {
+    bits & LASTING != 0
 }
 
 /// The peer has said that it will send no more, and lives on.

@@ -77,6 +77,11 @@ impl Conn {
         self.inward.store(Word::ReaderReady, 0);
     }
 
+    /// The peer has said that.
+    pub fn peer_reads_no_more(&self) -> bool {
+        self.out.load(Word::ReaderReady) != self.slot.companion_id.load(Ordering::Relaxed)
+    }
+
     /// Wakes whoever at the other end waits for what we have just stored (after a full fence).
     #[inline]
     pub fn wake_reader(&self) {

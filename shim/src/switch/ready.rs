@@ -47,7 +47,7 @@ pub fn anchor_events(conn: &Conn, wanted: u32) -> u32 {
 pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
     let slot = conn.slot;
     let bits = if kernel != 0 { anchor::note(conn, kernel) } else { slot.anchor.load(Ordering::Acquire) };
-    let bits = bits | own_end(slot);
+    let bits = bits | own_end(slot) | if slot.error_is_owed() { ERR } else { 0 };
     let mut events = bits & (HUP | ERR) | (bits | kernel) & wanted & !(IN | OUT | HUP | ERR);
     if events & RDHUP != 0 && !slot.has(flag::SHUT_RD) && fin_would_wait(conn) {
         events &= !RDHUP;
@@ -59,7 +59,8 @@ pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
             || if slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
                 receive::readable(conn, tcp, low)
             } else {
-                kernel & IN != 0
+                // What was readable when the kernel was asked may have been a record, which is gone by now.
+                kernel & IN != 0 && kernel_has(conn, libc::POLLIN)
             };
         if readable {
             events |= IN;
@@ -70,10 +71,10 @@ pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
             // Pumping may have given the direction back: then the kernel is asked.
             send::pump(conn)
                 || kernel & (HUP | ERR) != 0
-                || slot.send_phase.load(Ordering::Acquire) != THROUGH_SWITCH && kernel_writable(conn)
+                || slot.send_phase.load(Ordering::Acquire) != THROUGH_SWITCH && kernel_has(conn, libc::POLLOUT)
         } else {
             // The copy that was polled may have been made before the direction came back.
-            kernel & OUT != 0 || kernel_writable(conn)
+            kernel & OUT != 0 || kernel_has(conn, libc::POLLOUT)
         };
         if writable {
             events |= OUT;
@@ -93,11 +94,11 @@ fn own_end(slot: SlotRef) -> u32 {
     }
 }
 
-fn kernel_writable(conn: &Conn) -> bool {
-    let mut entry = libc::pollfd { fd: conn.fd, events: libc::POLLOUT, revents: 0 };
+fn kernel_has(conn: &Conn, event: libc::c_short) -> bool {
+    let mut entry = libc::pollfd { fd: conn.fd, events: event, revents: 0 };
     // SAFETY: one entry, no waiting.
     unsafe { crate::real::poll(&mut entry, 1, 0) };
-    entry.revents & libc::POLLOUT != 0
+    entry.revents & event != 0
 }
 
 /// On TCP the peer's FIN comes after its bytes, and those wait at the sender while the receive buffer is full.

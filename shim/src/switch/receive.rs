@@ -9,8 +9,8 @@ use super::anchor::{self, Anchor};
 use super::sleep::{self, Patience, Woke};
 use super::{Conn, refresh_row, send};
 use crate::slot::{IN_KERNEL, RecvGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
-use crate::stream::{Port, RState, Source, Take, Word};
-use crate::{debug, epoll, family, meet, sys, wake};
+use crate::stream::{Port, RState, Source, Take, TcpReceive, TcpTake, Word};
+use crate::{debug, epoll, family, meet, real, sys, wake};
 
 /// Where a call's bytes go: the application's vector, front to back.
 pub struct Sink<'a> {
@@ -68,21 +68,27 @@ pub fn receive(
     meet::data_call(slot, fd);
     let peek = flags & libc::MSG_PEEK != 0;
     let mut patience: Option<Patience> = None;
+    let given = fd;
     loop {
-        let Some(conn) = through_switch(slot, fd) else {
-            if sink.taken > 0 {
-                return Ok(sink.taken);
+        // After a sleep: it may have been closed, and be another's.
+        let fd = if patience.is_some() { slot.number(given) } else { given };
+        let (conn, step) = match through_switch(slot, fd) {
+            Some(_) if sink.total == 0 => return Ok(0),
+            Some(conn) => (conn, step(&conn, sink, peek)),
+            None if sink.taken == 0 => {
+                send::pump_until_readable(slot, fd, flags);
+                let parts = sink.parts;
+                let mut call = || if fd == given { native() } else { by_another_number(fd, parts, flags) };
+                match by_kernel(slot, peek, &mut call) {
+                    Some(result) => return result,
+                    None => continue,
+                }
             }
-            send::pump_until_readable(slot, fd, flags);
-            match by_kernel(slot, peek, &mut native) {
-                Some(result) => return result,
-                None => continue,
-            }
+            None => match Conn::of(slot, fd) {
+                Some(conn) => (conn, rest_by_kernel(&conn, sink)),
+                None => return Ok(sink.taken),
+            },
         };
-        if sink.total == 0 {
-            return Ok(0);
-        }
-        let step = step(&conn, sink, peek);
         match step {
             Step::Full => return Ok(sink.taken),
             Step::Kernel => continue,
@@ -104,7 +110,7 @@ pub fn receive(
         if non_blocking {
             return Err(libc::EAGAIN);
         }
-        let patience = patience.get_or_insert_with(|| Patience::of(anchor::time_limit(fd, libc::SO_RCVTIMEO)));
+        let patience = patience.get_or_insert_with(|| Patience::of(slot, anchor::time_limit(fd, libc::SO_RCVTIMEO)));
         let so_far = sink.taken;
         patience.partial = so_far > 0;
         let give_in = |errno: i32| if so_far > 0 { Ok(so_far) } else { Err(errno) };
@@ -172,8 +178,47 @@ fn by_kernel(slot: SlotRef, peek: bool, native: &mut impl FnMut() -> isize) -> O
             }
         }
         slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
+        if result == Ok(0)
+            && slot.untold.load(Ordering::Acquire) != 0
+            && anchor::unread(slot.descriptor()) == Some(0)
+            && let Some(errno) = slot.take_untold()
+        {
+            return Some(Err(errno));
+        }
     }
     Some(result)
+}
+
+/// The application's call, where its descriptor has been closed under it.
+fn by_another_number(fd: RawFd, parts: &[iovec], flags: i32) -> isize {
+    // SAFETY: all-zero is a valid msghdr; the parts are the application's, which the kernel only reads the list of.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = parts.as_ptr().cast_mut();
+        message.msg_iovlen = parts.len();
+        real::recvmsg(fd, &mut message, flags)
+    }
+}
+
+/// Some bytes came by the companion, and the kernel has the direction again: what there is of the rest.
+fn rest_by_kernel(conn: &Conn, sink: &mut Sink<'_>) -> Step {
+    let mut tcp = Anchor::of(conn).up_to_mark(true);
+    while let Some((to, room)) = sink.next() {
+        let mut take = TcpTake::WouldBlock;
+        let counted = by_kernel(conn.slot, false, &mut || {
+            // SAFETY: the application gave the place for that many bytes.
+            take = unsafe { tcp.receive(to, room) };
+            if let TcpTake::Bytes(n) = take { n as isize } else { -1 }
+        });
+        match take {
+            _ if counted.is_none() => return Step::Kernel,
+            TcpTake::Bytes(n) => sink.advance(n),
+            TcpTake::WouldBlock => return Step::Dry,
+            TcpTake::Fin => return Step::Eof,
+            TcpTake::Failed(errno) => return Step::Fail(errno),
+        }
+    }
+    Step::Full
 }
 
 /// One look under the lock: takes what is there.
@@ -194,7 +239,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
     let (mut freed, mut by_tcp) = (false, false);
     let outcome = loop {
         let Some((to, room)) = sink.next() else { break Step::Full };
-        let mut tcp = Anchor::of(conn);
+        let mut tcp = Anchor::of(conn).up_to_mark(sink.taken > 0);
         // SAFETY: the application gave the place for that many bytes.
         let take = unsafe {
             if peek {
@@ -211,9 +256,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
                     freed |= from == Source::Companion;
                     by_tcp |= from == Source::Tcp;
                 }
-                // Where one source ends another may go on: TCP's rest, then the ring; the ring, then TCP again.
-                let more = peek || side.reader.readable(&conn.inward) || side.reader.state() == RState::Rejoin;
-                if n < room && !more || from == Source::Companion && at_urgent_mark(conn, &side) {
+                if n < room && !peek && !side.reader.may_go_on(&conn.inward) {
                     break Step::Dry;
                 }
             }
@@ -241,11 +284,6 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
         conn.wake_writer();
     }
     outcome
-}
-
-/// A receive that has bytes ends before an urgent one, and those before it may have come by the ring.
-fn at_urgent_mark(conn: &Conn, side: &RecvGuard<'_>) -> bool {
-    side.reader.state() == RState::Rejoin && anchor::look(conn) & libc::POLLPRI as u32 != 0
 }
 
 /// The kernel has it all again.
@@ -288,10 +326,15 @@ fn count(conn: &Conn, from: Source, n: usize) {
     }
 }
 
-/// EOF, unless the peer went with bytes of ours unread: then TCP says ECONNRESET, once.
+/// EOF, unless the peer went with bytes of ours unread and could not say so (it was killed): then TCP says ECONNRESET, once. So
+/// it does where its RST met a call of ours.
 fn end_of_stream(conn: &Conn) -> Result<usize, i32> {
+    if let Some(errno) = conn.slot.take_untold() {
+        return Err(errno);
+    }
     let bits = anchor::look(conn);
-    let unread = anchor::peer_gone(bits) && super::send::queued(conn) > 0;
+    let killed = anchor::peer_gone(bits) && !conn.peer_reads_no_more();
+    let unread = killed && super::send::queued(conn) > 0;
     let reset = unread && conn.slot.raise(flag::RESET_TOLD);
     if reset { Err(libc::ECONNRESET) } else { Ok(0) }
 }

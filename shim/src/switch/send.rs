@@ -18,7 +18,8 @@ pub trait Source {
     fn sent(&self) -> usize;
     /// As much as there is room for, into the ring; 0: no room. An error of the source itself ends the call.
     fn put(&mut self, writer: &mut Writer, port: &LocalPort<'static>) -> Result<usize, i32>;
-    /// The application's own kind of call for what is left: its result, errno set.
+    /// The application's own kind of call for what is left, by `fd`, which need not be the number that it gave: its result,
+    /// errno set.
     fn kernel(&mut self, fd: RawFd) -> isize;
 }
 
@@ -43,7 +44,10 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
     let mut patience: Option<Patience> = None;
     let mut refused = false;
     let give_in = |sent: usize, errno: i32| if sent > 0 { Ok(sent) } else { Err(errno) };
+    let given = fd;
     loop {
+        // After a sleep: it may have been closed, and be another's.
+        let fd = if patience.is_some() { slot.number(given) } else { given };
         let Some(conn) = through_switch(slot, fd) else {
             match by_kernel(slot, fd, source) {
                 Some(Ok(n)) => return Ok(n),
@@ -69,7 +73,7 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
         }
         let Some(patience) = &mut patience else {
             // One more look, as one that is about to sleep.
-            patience = Some(Patience::of(anchor::time_limit(fd, libc::SO_SNDTIMEO)));
+            patience = Some(Patience::of(slot, anchor::time_limit(fd, libc::SO_SNDTIMEO)));
             continue;
         };
         patience.partial = source.sent() > 0;
@@ -161,13 +165,17 @@ fn step(conn: &Conn, source: &mut impl Source, about_to_sleep: bool) -> Step {
 fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_disturb: bool) -> Option<Step> {
     let slot = conn.slot;
     let bits = anchor::glance(conn);
-    if anchor::broken(bits) || anchor::peer_gone(bits) && side.writer.unconsumed(&conn.out) == 0 {
+    // One that has shut both ways, or closed, and said so: what is written then its kernel answers with RST, by itself. It may
+    // still read what the ring has.
+    let shut = anchor::peer_finished(bits) && conn.peer_reads_no_more();
+    let gone = anchor::peer_gone(bits);
+    if anchor::broken(bits) || shut || gone && side.writer.unconsumed(&conn.out) == 0 {
         // Nobody is there to be told where the stream goes on: the kernel's own answer is the application's.
         side.writer.abandon();
     }
     let facts = WriterFacts {
         fail_back: slot.has(flag::LEAVING | flag::URGENT) || may_disturb && debug::wants_fail_back(),
-        reader_gone: anchor::peer_gone(bits),
+        reader_gone: gone,
         reader_silent: about_to_sleep && anchor::peer_half_closed(bits),
         ..WriterFacts::default()
     };
@@ -180,6 +188,10 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
         }
         WriterEvent::Voided => conn.wake_reader(),
         WriterEvent::None | WriterEvent::Took { .. } => {}
+    }
+    if side.writer.state() == WState::FailBack && anchor::broken(anchor::look(conn)) {
+        // The socket's error is told once: not to a send of ours.
+        side.writer.abandon();
     }
     match side.writer.state() {
         WState::Ring => return None,

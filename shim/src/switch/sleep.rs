@@ -6,12 +6,15 @@
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use libc::{c_short, pollfd};
+use tandem_protocol::Reason;
 
 use super::restartable::{self, Slept};
 use super::{Conn, anchor, receive, send};
+use crate::calls::lifecycle;
 use crate::provider::local::WAKE0;
 use crate::signals::{self, AfterSignal};
-use crate::slot::flag;
+use crate::slot::asleep::Asleep;
+use crate::slot::{SlotRef, flag};
 use crate::stream::sleepers::Sleepers;
 use crate::stream::{LocalPort, Port, Word};
 use crate::wake::{self, Wake};
@@ -38,6 +41,7 @@ pub enum Woke {
 
 /// What is left of a call's time.
 pub struct Patience {
+    _asleep: Asleep,
     until: Option<u64>,
     limited: bool,
     spun: bool,
@@ -46,8 +50,10 @@ pub struct Patience {
 }
 
 impl Patience {
-    pub fn of(limit_ns: Option<u64>) -> Patience {
+    /// From here on a close of the descriptor does not end the connection before the call has returned.
+    pub fn of(slot: SlotRef, limit_ns: Option<u64>) -> Patience {
         Patience {
+            _asleep: Asleep::on(slot, lifecycle::last_returned),
             until: limit_ns.map(|ns| sys::now_ns().saturating_add(ns)),
             limited: limit_ns.is_some(),
             spun: false,
@@ -82,7 +88,7 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
     let Some(wake) = Borrowed::take() else { return timed(conn, patience) };
     let standing = stand(conn, way, wake.0);
     wake.0.fall_asleep();
-    let woke = if now_ready(conn, way) {
+    let woke = if now_ready(conn, way) || !conn.slot.shows(conn.fd) {
         Woke::Look
     } else {
         // The kernel says readable only at the low-water mark, and knows nothing of the ring's share of it.
@@ -169,6 +175,19 @@ impl Drop for Standing {
     }
 }
 
+/// A number of the connection is gone: who sleeps by it goes on by another.
+pub fn rouse_sleepers(slot: SlotRef) {
+    if !slot.has_sleepers() || !slot.current() {
+        return;
+    }
+    if let Ok(side) = slot.recv_side() {
+        rouse_all(&side.sleepers);
+    }
+    if let Ok(side) = slot.send_side() {
+        rouse_all(&side.sleepers);
+    }
+}
+
 /// A direction has changed hands: what its sleepers wait for on the anchor is another thing now.
 pub fn rouse_all(sleepers: &Sleepers) {
     sleepers.all().for_each(wake::rouse);
@@ -187,7 +206,16 @@ pub fn stand(conn: &Conn, way: Way, wake: Wake) -> Standing {
             .send_side()
             .map_or((false, false), |mut side| join(&mut side.sleepers, wake, &conn.out, Word::WSleep)),
     };
+    if !among_own {
+        waits_elsewhere(conn);
+    }
     Standing { conn: *conn, way, wake, added, among_own }
+}
+
+/// Another process waits on the connection too, and only the kernel can wake both: the connection is its own again.
+#[cold]
+pub fn waits_elsewhere(conn: &Conn) {
+    super::leave(conn.slot, conn.fd, Reason::Forked);
 }
 
 fn join(sleepers: &mut Sleepers, wake: Wake, port: &LocalPort<'static>, word: Word) -> (bool, bool) {

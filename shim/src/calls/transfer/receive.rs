@@ -170,11 +170,15 @@ fn take(fd: RawFd, parts: &[iovec], flags: c_int, native: impl FnMut() -> ssize_
     moved(slot, fd, result)
 }
 
-/// A recv of no bytes waits for one, and leaves it there.
+/// A recv of no bytes waits for one, and leaves it there. It says 0 whatever ended its sleep: its time-out and a signal, too.
 fn nothing(slot: SlotRef, fd: RawFd, flags: c_int, native: impl FnMut() -> ssize_t) -> Result<usize, i32> {
     let mut byte = 0u8;
     let place = [iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 }];
-    receive::receive(slot, fd, &mut Sink::new(&place), flags | libc::MSG_PEEK, native).map(|_| 0)
+    match receive::receive(slot, fd, &mut Sink::new(&place), flags | libc::MSG_PEEK, native) {
+        Err(libc::EAGAIN) if flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(fd) => Err(libc::EAGAIN),
+        Ok(_) | Err(libc::EAGAIN | libc::EINTR) => Ok(0),
+        other => other,
+    }
 }
 
 /// MSG_TRUNC on TCP: the bytes are taken and thrown away.

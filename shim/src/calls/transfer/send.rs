@@ -163,12 +163,13 @@ fn give(fd: RawFd, parts: &[iovec], flags: c_int, native: impl FnMut() -> ssize_
         switch::give_up(slot, Reason::UnsupportedCall);
     }
     let left = Sink::new(parts).total;
-    let mut source = Memory { parts, part: 0, at: 0, left, sent: 0, flags, native };
+    let mut source = Memory { fd, parts, part: 0, at: 0, left, sent: 0, flags, native };
     moved(slot, fd, send::send(slot, fd, &mut source, flags))
 }
 
 /// The application's memory.
 struct Memory<'a, F> {
+    fd: RawFd,
     parts: &'a [iovec],
     part: usize,
     at: usize,
@@ -210,7 +211,7 @@ impl<F: FnMut() -> ssize_t> Source for Memory<'_, F> {
     }
 
     fn kernel(&mut self, fd: RawFd) -> isize {
-        if self.sent == 0 {
+        if self.sent == 0 && fd == self.fd {
             return (self.native)();
         }
         let mut rest = self.parts.get(self.part..).unwrap_or(&[]).to_vec();

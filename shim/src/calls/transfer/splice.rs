@@ -38,9 +38,7 @@ pub unsafe fn splice(
         (Some(slot), None) if capacity(out).is_some() => {
             moved(slot, input, into_pipe(slot, input, out, size, no_wait, native))
         }
-        (None, Some(slot)) if capacity(input).is_some() => {
-            moved(slot, out, out_of_pipe(slot, input, out, size, no_wait, native))
-        }
+        (None, Some(slot)) if capacity(input).is_some() => moved(slot, out, out_of_pipe(slot, input, out, size, flags)),
         _ => Outcome::Bypass,
     }
 }
@@ -80,34 +78,28 @@ fn into_pipe(
     Ok(taken)
 }
 
-fn out_of_pipe(
-    slot: SlotRef,
-    input: RawFd,
-    out: RawFd,
-    size: usize,
-    no_wait: bool,
-    native: impl Fn(usize) -> ssize_t,
-) -> Result<usize, i32> {
+fn out_of_pipe(slot: SlotRef, input: RawFd, out: RawFd, size: usize, flags: c_uint) -> Result<usize, i32> {
+    let no_wait = flags & libc::SPLICE_F_NONBLOCK != 0;
     await_pipe(input, libc::POLLIN, no_wait)?;
     let left = waiting(input).min(size);
     if left == 0 {
         // Its writers are gone.
         return Ok(0);
     }
-    let mut source = Pipe { input, left, sent: 0, size, native };
+    let mut source = Pipe { input, left, sent: 0, size, flags };
     send::send(slot, out, &mut source, if no_wait { libc::MSG_DONTWAIT } else { 0 })
 }
 
 /// As much of a pipe as there was in it.
-struct Pipe<F> {
+struct Pipe {
     input: RawFd,
     left: usize,
     sent: usize,
     size: usize,
-    native: F,
+    flags: c_uint,
 }
 
-impl<F: Fn(usize) -> ssize_t> Source for Pipe<F> {
+impl Source for Pipe {
     fn left(&self) -> usize {
         self.left
     }
@@ -137,8 +129,10 @@ impl<F: Fn(usize) -> ssize_t> Source for Pipe<F> {
         Ok(put)
     }
 
-    fn kernel(&mut self, _fd: RawFd) -> isize {
-        (self.native)(if self.sent == 0 { self.size } else { self.left })
+    fn kernel(&mut self, fd: RawFd) -> isize {
+        let (nowhere, size) = (std::ptr::null_mut(), if self.sent == 0 { self.size } else { self.left });
+        // SAFETY: the application's own call, for what is left of it.
+        unsafe { real::splice(self.input, nowhere, fd, nowhere, size, self.flags) }
     }
 }
 

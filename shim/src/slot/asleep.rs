@@ -1,0 +1,114 @@
+//! Calls that sleep on a connection hold it, as in the kernel they hold the file: where its last descriptor is closed meanwhile
+//! the number is free, and the connection ends when they return. Until then it is shown by a descriptor of ours.
+//!
+//! Sleeper: counts itself, **full fence**, looks whether its number still shows the connection, sleeps. Closer: takes the number
+//! out of the table, **full fence**, looks whether anybody is counted, rouses those who are.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, AtomicU16, Ordering, fence};
+
+use super::SlotRef;
+use crate::family::SLOTS;
+use crate::{fd_table, hidden, real};
+
+// What this process alone knows of each slot: calls that sleep on it, and ours that shows it (+ 1).
+static ASLEEP: [AtomicU16; SLOTS] = [const { AtomicU16::new(0) }; SLOTS];
+static KEPT: [AtomicI32; SLOTS] = [const { AtomicI32::new(0) }; SLOTS];
+
+/// A call that has slept, until it returns, in whichever way.
+pub struct Asleep {
+    index: u32,
+    /// The last one has returned: what is to be done with the descriptor that was kept.
+    end: fn(u32, RawFd),
+}
+
+impl Asleep {
+    pub fn on(slot: SlotRef, end: fn(u32, RawFd)) -> Asleep {
+        if let Some(count) = ASLEEP.get(slot.index as usize) {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        fence(Ordering::SeqCst);
+        Asleep { index: slot.index, end }
+    }
+}
+
+impl Drop for Asleep {
+    fn drop(&mut self) {
+        let Some(count) = ASLEEP.get(self.index as usize) else { return };
+        if count.fetch_sub(1, Ordering::SeqCst) == 1
+            && let Some(fd) = give_up(self.index)
+        {
+            (self.end)(self.index, fd);
+        }
+    }
+}
+
+fn give_up(index: u32) -> Option<RawFd> {
+    let kept = KEPT.get(index as usize)?;
+    match kept.load(Ordering::SeqCst) {
+        0 => None,
+        _ => kept.swap(0, Ordering::SeqCst).checked_sub(1).filter(|&fd| fd >= 0),
+    }
+}
+
+impl SlotRef {
+    /// `fd` still is a number of this connection.
+    #[inline]
+    pub fn shows(&self, fd: RawFd) -> bool {
+        fd_table::socket(fd) == Some(self.index) || self.kept() == Some(fd)
+    }
+
+    /// For a call that was made by `fd` and has slept since.
+    pub fn number(&self, fd: RawFd) -> RawFd {
+        if self.shows(fd) { fd } else { self.descriptor() }
+    }
+
+    /// Its last descriptor in this process is gone; calls that sleep keep it.
+    pub fn is_kept(&self) -> bool {
+        self.kept().is_some()
+    }
+
+    fn kept(&self) -> Option<RawFd> {
+        KEPT.get(self.index as usize).and_then(|kept| kept.load(Ordering::SeqCst).checked_sub(1)).filter(|&fd| fd >= 0)
+    }
+
+    pub fn has_sleepers(&self) -> bool {
+        fence(Ordering::SeqCst);
+        ASLEEP.get(self.index as usize).is_some_and(|count| count.load(Ordering::SeqCst) > 0)
+    }
+
+    /// The last descriptor is about to be closed, and the table knows it no longer. True: the connection goes on, by one of ours,
+    /// until those who sleep on it return.
+    pub fn keep(&self, fd: RawFd) -> bool {
+        if !self.has_sleepers() {
+            return false;
+        }
+        let Some(kept) = KEPT.get(self.index as usize) else { return false };
+        // SAFETY: a new number of the application's own socket.
+        let ours = hidden::with_room(|first| unsafe { real::fcntl(fd, libc::F_DUPFD_CLOEXEC, first as usize) });
+        let Some(ours) = (ours >= 0).then(|| hidden::hide(ours)).flatten() else { return false };
+        self.set_descriptor(ours);
+        kept.store(ours + 1, Ordering::SeqCst);
+        if self.has_sleepers() || give_up(self.index).is_none() {
+            return true;
+        }
+        // All have returned in between, and have not seen it.
+        self.set_descriptor(fd);
+        hidden::close(ours);
+        false
+    }
+}
+
+/// The child has none of those threads: it does not hold what they keep.
+pub fn after_fork_in_child(mut forget: impl FnMut(u32)) {
+    for (index, (asleep, kept)) in ASLEEP.iter().zip(&KEPT).enumerate() {
+        if asleep.load(Ordering::Relaxed) != 0 {
+            asleep.store(0, Ordering::Relaxed);
+        }
+        if let fd @ 1.. = kept.load(Ordering::Relaxed) {
+            kept.store(0, Ordering::Relaxed);
+            forget(index as u32);
+            hidden::close(fd - 1);
+        }
+    }
+}
