@@ -113,6 +113,12 @@ impl Reader {
 
 /// Looking at bytes.
 impl Reader {
+    /// A record, or its beginning, stands on TCP behind the application's bytes.
+    pub fn hides_a_record(&self, tcp: &mut impl TcpReceive) -> bool {
+        let rest = self.taken_at.saturating_sub(self.consumed);
+        matches!(self.state, RState::Ring | RState::Held) && rest > 0 && tcp.pending() as u64 > rest
+    }
+
     /// RING, and TCP's rest in front of a record is unread: what stands on TCP behind that record, which is N to E again and
     /// then the plain stream. There `produced` is E.
     fn behind_record(&self, pending: u64) -> u64 {

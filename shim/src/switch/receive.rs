@@ -232,8 +232,9 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
         // Given back while we waited for the lock: others read by the kernel now, each call as a whole.
         return Step::Kernel;
     }
-    let carried = side.reader.state() == RState::Ring;
-    if slot.has(flag::LEAVING | flag::URGENT) || carried && debug::wants_fail_back() {
+    // Forced ones (for the tests) wait until TCP's rest is read: see `send::disturb`.
+    let settled = side.reader.state() == RState::Ring && !side.reader.wants_tcp();
+    if slot.has(flag::LEAVING | flag::URGENT) || settled && debug::wants_fail_back() {
         leave(conn, &mut side);
     }
     let (mut freed, mut by_tcp) = (false, false);
@@ -376,6 +377,12 @@ pub fn let_go(conn: &Conn) -> bool {
         return true;
     }
     possible && side.reader.held()
+}
+
+/// A record stands on TCP behind bytes of the application's that are not read yet: whoever reads without the switch would take
+/// it for bytes.
+pub fn hides_a_record(conn: &Conn) -> bool {
+    conn.slot.recv_side().is_ok_and(|side| side.reader.hides_a_record(&mut Anchor::of(conn)))
 }
 
 /// It could not be had in time. What comes with a record is for the switch to read.

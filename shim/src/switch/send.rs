@@ -174,7 +174,7 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
         side.writer.abandon();
     }
     let facts = WriterFacts {
-        fail_back: slot.has(flag::LEAVING | flag::URGENT) || may_disturb && debug::wants_fail_back(),
+        fail_back: slot.has(flag::LEAVING | flag::URGENT) || may_disturb && disturb(conn, side),
         reader_gone: gone,
         reader_silent: about_to_sleep && anchor::peer_half_closed(bits),
         ..WriterFacts::default()
@@ -217,6 +217,12 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
     }
     back_to_kernel_sends(conn, side);
     Some(Step::Kernel)
+}
+
+/// Forced fail-backs (for the tests) wait until the reader has come to the ring: a socket cannot be handed to another program
+/// while a record stands behind TCP's rest, see `calls::transfer::hand_over`.
+fn disturb(conn: &Conn, side: &SendGuard<'_>) -> bool {
+    debug::wants_fail_back() && conn.out.load(Word::Consumed) >= side.writer.taken_at()
 }
 
 /// A larger ring, where one helps and is to be had.

@@ -8,7 +8,7 @@ use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::slot::{self, SlotRef, Stage, flag};
 use crate::switch::{self, Conn, receive, send};
-use crate::{meet, sys};
+use crate::{meet, real, sys};
 
 /// libc itself is about to read or write this descriptor, in a way that the switch cannot carry.
 pub fn leave<R>(fd: c_int) -> Outcome<R> {
@@ -37,11 +37,26 @@ pub fn hand_over(slot: SlotRef, fd: RawFd, reason: Reason) {
         if !receive::let_go(&conn) || sys::now_ns() >= end {
             slot.raise(flag::STUCK);
             receive::read_on(&conn);
+            if receive::hides_a_record(&conn) {
+                sever(&conn);
+            }
             crate::log::warn(format_args!("slot {}: handed over with bytes in the ring", slot.index));
         }
         sys::pause(LOOK_NS);
     }
     switch::refresh_row(slot);
+}
+
+/// The next program must not take a record for bytes: the connection is reset, for all who hold it.
+fn sever(conn: &Conn) {
+    // SAFETY: all-zero is an address of no family.
+    let none: libc::sockaddr = unsafe { std::mem::zeroed() };
+    // SAFETY: an address on this frame, of its size. To no family: tcp_disconnect, see connect(2).
+    unsafe { real::connect(conn.fd, &raw const none, size_of::<libc::sockaddr>() as libc::socklen_t) };
+    crate::log::warn(format_args!(
+        "slot {}: reset, for a fail-back record stands behind unread bytes",
+        conn.slot.index
+    ));
 }
 
 /// # Safety

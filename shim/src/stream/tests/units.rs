@@ -409,6 +409,7 @@ fn what_stands_behind_a_record_is_announced_and_peeked_before_tcps_rest_is_read(
     assert_eq!(pair.pump(), Pumped::Done);
     assert_eq!(pair.available(), 7);
     assert_eq!(pair.peek(9, 7), Take::WouldBlock);
+    assert!(pair.reader.hides_a_record(&mut pair.kernel));
     pair.write_tcp(2);
     for read in 0..3 {
         assert_eq!(pair.available(), 9 - read);
@@ -417,6 +418,7 @@ fn what_stands_behind_a_record_is_announced_and_peeked_before_tcps_rest_is_read(
         assert_eq!(pair.peek(9, 7 - read), tcp(2));
         assert_eq!(pair.receive(1), tcp(1));
     }
+    assert!(!pair.reader.hides_a_record(&mut pair.kernel));
     assert_eq!(pair.receive(9), companion(4));
     assert_eq!(pair.receive(9), tcp(2));
 }
