@@ -90,6 +90,10 @@ pub mod flag {
     pub const PEER_READY: u32 = 32768;
     /// It was to be the kernel's again, and could not be in time.
     pub const STUCK: u32 = 65536;
+    /// When the kernel was last asked, the socket blocked. A hint: it is asked again before anybody sleeps or is told EAGAIN.
+    pub const BLOCKS: u32 = 131_072;
+    /// SO_RCVTIMEO or SO_SNDTIMEO was set, or may have been.
+    pub const TIMED: u32 = 262_144;
 }
 
 const HOLDERS: usize = 8;
@@ -330,7 +334,8 @@ impl Slot {
     }
 
     pub fn inherited_flags(&self) -> u32 {
-        self.flags.load(Ordering::Relaxed) & (flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER)
+        let inherited = flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER | flag::TIMED;
+        self.flags.load(Ordering::Relaxed) & inherited
     }
 
     pub fn reason(&self) -> Reason {

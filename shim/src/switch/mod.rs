@@ -180,7 +180,7 @@ pub fn offer(conn: &Conn) -> bool {
 
 /// With handlers of both kinds (restarting or not) only the kernel itself can end a blocking call rightly.
 fn unsure_of_signals(conn: &Conn) -> bool {
-    signals::mixed() && !restartable::available() && !anchor::is_non_blocking(conn.fd)
+    signals::mixed() && !restartable::available() && !anchor::is_non_blocking(conn.slot, conn.fd)
 }
 
 fn count_agrees(conn: &Conn, side: &RecvGuard<'_>) -> bool {

@@ -61,7 +61,14 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
             Step::Fail(errno) => return give_in(source.sent(), errno),
             Step::Full => {}
         }
-        if flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(fd) {
+        let may_wait = flags & libc::MSG_DONTWAIT == 0;
+        if may_wait && patience.is_none() && slot.has(flag::BLOCKS) {
+            // Nothing is asked of the kernel while room may come by itself. Then one more look, as one that is about to sleep.
+            let limit = anchor::time_limit(slot, fd, libc::SO_SNDTIMEO);
+            patience.insert(Patience::of(slot, limit)).spins(&conn, Way::Out);
+            continue;
+        }
+        if !may_wait || anchor::is_non_blocking(slot, fd) {
             if refused {
                 return give_in(source.sent(), libc::EAGAIN);
             }
@@ -73,7 +80,7 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
         }
         let Some(patience) = &mut patience else {
             // One more look, as one that is about to sleep.
-            patience = Some(Patience::of(slot, anchor::time_limit(fd, libc::SO_SNDTIMEO)));
+            patience = Some(Patience::of(slot, anchor::time_limit(slot, fd, libc::SO_SNDTIMEO)));
             continue;
         };
         patience.partial = source.sent() > 0;
@@ -358,7 +365,7 @@ pub fn pump_until_readable(slot: SlotRef, fd: RawFd, flags: i32) {
     let Some(conn) = Conn::of(slot, fd) else { return };
     while owes(&conn) && conn.slot.current() {
         pump(&conn);
-        if !owes(&conn) || flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(fd) {
+        if !owes(&conn) || flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(slot, fd) {
             return;
         }
         let mut entry = libc::pollfd { fd, events: libc::POLLIN | libc::POLLRDHUP | libc::POLLOUT, revents: 0 };
