@@ -1,12 +1,41 @@
 /* Pairs of write and read with some work between, over a pipe, a file, a pair of UDP sockets, or a TCP connection whose peer has no Tandem (a
  * forked child without the preload's doing: the harness's own native `echo` server).
- *   passthrough pipe|file|udp|tcp PAIRS PATH-or-PORT */
+ *   passthrough pipe|file|udp|tcp PAIRS PATH-or-PORT
+ * or so many connections with themselves, each for one question and its answer:
+ *   passthrough brief COUNT - */
 #include "common.h"
+
+static void brief(long count)
+{
+    int listener = need(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    need(bind(listener, (void *)&at, sizeof at));
+    need(listen(listener, 8));
+    need(getsockname(listener, (void *)&at, &(socklen_t){ sizeof at }));
+    char bytes[64] = "question";
+    for (long i = 0; i < count; i++) {
+        int client = need(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        need(connect(client, (void *)&at, sizeof at));
+        int server = need(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
+        int ends[] = { client, server };
+        for (int turn = 0; turn < 2; turn++) {
+            if (write(ends[turn], bytes, sizeof bytes) != sizeof bytes) die("write %s", errno_name());
+            if (read(ends[!turn], bytes, sizeof bytes) != sizeof bytes) die("read %s", errno_name());
+        }
+        close(client);
+        if (read(server, bytes, sizeof bytes) != 0) die("no end of the stream: %s", errno_name());
+        close(server);
+    }
+}
 
 int main(int argc, char **argv)
 {
     long pairs = atol(argv[2]);
     int ends[2];
+    if (!strcmp(argv[1], "brief")) {
+        brief(pairs);
+        return 0;
+    }
     if (!strcmp(argv[1], "pipe")) need(pipe(ends));
     if (!strcmp(argv[1], "file")) {
         ends[0] = need(open(argv[3], O_RDONLY | O_CLOEXEC));

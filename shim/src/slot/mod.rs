@@ -74,8 +74,9 @@ pub mod flag {
     pub const SHUT_RD: u32 = 32;
     /// An option was set that has no row: no companion.
     pub const ODD_OPTION: u32 = 64;
-    /// The row is written.
+    /// The row is written; it names the connection's addresses.
     pub const IN_REGISTRY: u32 = 128;
+    pub const IDENTIFIED: u32 = 16384;
     /// Registered in more than one epoll set, or by more than one descriptor in one.
     pub const REGISTERED_TWICE: u32 = 512;
     /// More holders than the slot has room for.
@@ -84,8 +85,6 @@ pub mod flag {
     pub const RESET_TOLD: u32 = 2048;
     /// SO_SNDBUF was set: the ring takes about what TCP would.
     pub const SEND_BUFFER: u32 = 8192;
-    /// A non-blocking connect is under way.
-    pub const CONNECTING: u32 = 16384;
     /// The peer's half of the words has been seen ready.
     pub const PEER_READY: u32 = 32768;
     /// It was to be the kernel's again, and could not be in time.

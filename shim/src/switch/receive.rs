@@ -88,7 +88,7 @@ pub fn receive(
                 send::pump_until_readable(slot, fd, flags);
                 let parts = sink.parts;
                 let mut call = || if fd == given { native() } else { by_another_number(fd, parts, flags) };
-                match by_kernel(slot, peek, &mut call) {
+                match by_kernel(slot, fd, peek, &mut call) {
                     Some(result) => return result,
                     None => continue,
                 }
@@ -180,7 +180,7 @@ fn through_switch(slot: SlotRef, fd: RawFd) -> Option<Conn> {
     (slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::offer(&conn)).then_some(conn)
 }
 
-fn by_kernel(slot: SlotRef, peek: bool, native: &mut impl FnMut() -> isize) -> Option<Result<usize, i32>> {
+fn by_kernel(slot: SlotRef, fd: RawFd, peek: bool, native: &mut impl FnMut() -> isize) -> Option<Result<usize, i32>> {
     let result = |n: isize| usize::try_from(n).map_err(|_| sys::errno());
     if slot.stage() == Stage::Settled {
         return Some(result(native()));
@@ -199,6 +199,9 @@ fn by_kernel(slot: SlotRef, peek: bool, native: &mut impl FnMut() -> isize) -> O
             }
         }
         slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
+        if matches!(result, Ok(1..)) && !peek {
+            meet::has_moved(slot, fd);
+        }
         if result == Ok(0)
             && slot.untold.load(Ordering::Acquire) != 0
             && anchor::unread(slot.descriptor()) == Some(0)
@@ -226,7 +229,7 @@ fn rest_by_kernel(conn: &Conn, sink: &mut Sink<'_>) -> Step {
     let mut tcp = Anchor::of(conn).up_to_mark(true);
     while let Some((to, room)) = sink.next() {
         let mut take = TcpTake::WouldBlock;
-        let counted = by_kernel(conn.slot, false, &mut || {
+        let counted = by_kernel(conn.slot, conn.fd, false, &mut || {
             // SAFETY: the application gave the place for that many bytes.
             take = unsafe { tcp.receive(to, room) };
             if let TcpTake::Bytes(n) = take { n as isize } else { -1 }

@@ -126,6 +126,9 @@ fn by_kernel(slot: SlotRef, fd: RawFd, source: &mut impl Source) -> Option<Resul
             }
         }
         slot.kernel_sends.fetch_sub(1, Ordering::SeqCst);
+        if matches!(result, Ok(1..)) {
+            meet::has_moved(slot, fd);
+        }
     }
     Some(result.map(|n| before + n))
 }
