@@ -265,12 +265,13 @@ pub fn note(conn: &Conn, bits: u32) -> u32 {
 /// As [`look`], but at most once a clock tick: what a busy writer can afford. Each time once the peer has closed.
 #[inline]
 pub fn glance(conn: &Conn) -> u32 {
-    let tick = sys::tick_ns();
-    if !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick {
-        conn.slot.anchor.load(Ordering::Acquire)
-    } else {
-        look(conn)
-    }
+    if is_fresh(conn, sys::tick_ns()) { conn.slot.anchor.load(Ordering::Acquire) } else { look(conn) }
+}
+
+/// The anchor was looked at in this clock tick, and the peer has not closed.
+#[inline]
+pub fn is_fresh(conn: &Conn, tick: u64) -> bool {
+    !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick
 }
 
 /// The peer's process, or its end of the connection, is gone: FIN or RST without a final offset.

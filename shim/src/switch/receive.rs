@@ -471,6 +471,12 @@ pub fn readable(conn: &Conn, tcp: bool, low: usize) -> bool {
     side.reader.readable(&conn.inward) || tcp && side.reader.wants_tcp()
 }
 
+/// The next byte comes by the ring, or nothing does.
+pub fn awaits_ring(conn: &Conn) -> bool {
+    conn.slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH
+        && conn.slot.recv_side().is_ok_and(|side| side.reader.awaits_ring(&conn.inward))
+}
+
 /// What the ring has produced and how far we are, without the lock: a hint for a spinning reader.
 pub fn produced(conn: &Conn) -> u64 {
     conn.inward.load(Word::Produced)
