@@ -53,7 +53,7 @@ static LOCK: Lock = Lock::new();
 /// One data call on a connection that is still counted: moves it along.
 #[inline]
 pub fn data_call(slot: SlotRef, fd: RawFd) {
-    if slot.stage() < Stage::Attached {
+    if slot.is_before(Stage::Attached) {
         begins(slot, fd);
     }
     collect();
@@ -62,7 +62,7 @@ pub fn data_call(slot: SlotRef, fd: RawFd) {
 /// The kernel has carried bytes in a data call.
 #[inline]
 pub fn has_moved(slot: SlotRef, fd: RawFd) {
-    if slot.stage() < Stage::Meeting && config::attach() == Attach::Data {
+    if slot.is_before(Stage::Meeting) && config::attach() == Attach::Data {
         count(slot, fd);
     }
 }

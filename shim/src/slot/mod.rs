@@ -275,6 +275,18 @@ impl Slot {
         Stage::of(self.stage.load(Ordering::Acquire))
     }
 
+    /// A companion is there.
+    #[inline]
+    pub fn is_attached(&self) -> bool {
+        self.stage.load(Ordering::Acquire) == Stage::Attached as u32
+    }
+
+    /// It has not come so far yet.
+    #[inline]
+    pub fn is_before(&self, stage: Stage) -> bool {
+        self.stage.load(Ordering::Acquire) < stage as u32
+    }
+
     /// One step forwards; false when somebody else was first.
     pub fn advance(&self, from: Stage, to: Stage) -> bool {
         self.stage.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire).is_ok()

@@ -174,10 +174,10 @@ pub fn low_water(slot: SlotRef, fd: RawFd) -> usize {
     anchor::socket_option::<i32>(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).map_or(1, |n| n.max(1) as usize)
 }
 
-#[inline]
+#[inline(always)]
 fn through_switch(slot: SlotRef, fd: RawFd) -> Option<Conn> {
     let conn = Conn::of(slot, fd)?;
-    (slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::offer(&conn)).then_some(conn)
+    if slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::offer(&conn) { Some(conn) } else { None }
 }
 
 fn by_kernel(slot: SlotRef, fd: RawFd, peek: bool, native: &mut impl FnMut() -> isize) -> Option<Result<usize, i32>> {
@@ -303,12 +303,12 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool, lightly: bool) -> Step {
     pass_on(conn, &side);
     // Ring bytes that stood behind TCP's rest can be read now: news that the peer told too early.
     let uncovered = by_tcp && !peek && side.reader.readable(&conn.inward);
-    drop(side);
+    side.release_and_fence();
     if uncovered {
         epoll::rouse(slot);
     }
     if freed {
-        conn.wake_writer();
+        conn.wake_behind_fence(Way::In);
     }
     outcome
 }

@@ -94,10 +94,10 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
 }
 
 /// The context when this direction goes through the switch, taking an offer if there is one.
-#[inline]
+#[inline(always)]
 fn through_switch(slot: SlotRef, fd: RawFd) -> Option<Conn> {
     let conn = Conn::of(slot, fd)?;
-    (slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::take(&conn)).then_some(conn)
+    if slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::take(&conn) { Some(conn) } else { None }
 }
 
 /// The kernel's own call, counted while it is inside. `None`: the phase changed first.
@@ -157,9 +157,9 @@ fn step(conn: &Conn, source: &mut impl Source, about_to_sleep: bool) -> Step {
             if n > 0 {
                 count(conn, n);
             }
-            drop(side);
+            side.release_and_fence();
             if n > 0 {
-                conn.wake_reader();
+                conn.wake_behind_fence(Way::Out);
             }
             match (n, source.left()) {
                 (_, 0) => Step::All,

@@ -374,17 +374,21 @@ pub fn inclined() -> bool {
 
 /// True as soon as `ready` is; false when spinning did not help.
 pub fn spin(ready: impl Fn() -> bool) -> bool {
-    let end = sys::now_ns() + SPIN_NS;
+    // The time is asked for when the first looks were in vain.
+    let mut end = None;
     loop {
         for _ in 0..LOOKS_A_CLOCK {
             if ready() {
                 let credit = CREDIT.load(Ordering::Relaxed);
-                CREDIT.store((credit + 2).clamp(1, MOST_CREDIT), Ordering::Relaxed);
+                if credit < MOST_CREDIT {
+                    CREDIT.store((credit + 2).clamp(1, MOST_CREDIT), Ordering::Relaxed);
+                }
                 return true;
             }
             std::hint::spin_loop();
         }
-        if sys::now_ns() >= end {
+        let now = sys::now_ns();
+        if now >= *end.get_or_insert(now + SPIN_NS) {
             let credit = CREDIT.load(Ordering::Relaxed);
             CREDIT.store((credit - 1).max(-1), Ordering::Relaxed);
             return false;
