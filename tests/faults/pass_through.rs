@@ -121,6 +121,31 @@ fn a_brief_connection_costs_one_system_call_an_end() {
     proof.print();
 }
 
+/// A receive from an empty ring neither asks TCP nor for time limits: the kernel is there for the sleep (strace makes most of
+/// them sleep, or nearly), and once a clock tick for the peer's sake.
+#[test]
+fn a_carried_message_needs_the_kernel_to_sleep_alone() {
+    const TEST: &str = "a_carried_message_needs_the_kernel_to_sleep_alone";
+    const COUNT: u64 = 2_000;
+    if which("strace").is_none() {
+        return println!("{TEST}: NOT RUN: strace is not installed");
+    }
+    let mut proof = Proof::new(TEST);
+    let policyd = Policyd::start();
+    let scratch = Scratch::new();
+    let calls = growth(&Case { kind: "talk", place: "-".into() }, COUNT, policyd.as_ref(), &scratch);
+    let of = |names: &[&str]| names.iter().filter_map(|name| calls.get(*name)).sum::<i64>();
+    if let Some(policyd) = &policyd {
+        let status = policyd.status();
+        assert!(status.tx_companion > 2 * COUNT * 64, "carried? {}", status.whole);
+        // Two messages an exchange: each natively a write and a read.
+        let asked = of(&["recvfrom", "getsockopt", "sendto"]);
+        assert!(asked < COUNT as i64 / 4, "{asked} times TCP was asked for something: {calls:?}");
+    }
+    proof.fact(format!("{COUNT} exchanges of a carried connection make {calls:?}"));
+    proof.print();
+}
+
 /// What twice as many `pairs` make more, by name.
 fn growth(case: &Case, pairs: u64, policyd: Option<&Policyd>, scratch: &Scratch) -> BTreeMap<String, i64> {
     let (once, twice) = (system_calls(case, pairs, policyd, scratch), system_calls(case, 2 * pairs, policyd, scratch));

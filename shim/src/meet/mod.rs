@@ -1,10 +1,11 @@
 //! Meeting: the switch's side of the conversation with policyd.
 //!
-//! `packet` is one packet with descriptors, `examination` keeps a close from overtaking policyd's look at the socket, `san`
+//! `packet` is one packet with descriptors, `addresses` names a connection, `examination` keeps a close from overtaking policyd's look at the socket, `san`
 //! knows which addresses devices serve; here are the channel (opened when a connection first wants its other end, opened anew after a fork, a change of user, or
 //! policyd's death), the meets, and the answers. Nothing here waits: answers are collected by whichever call comes next,
 //! told by one word of shared memory that there are any.
 
+mod addresses;
 mod attach;
 pub mod examination;
 pub mod packet;
@@ -125,7 +126,7 @@ fn announce(slot: SlotRef, fd: RawFd) {
 
 /// The connection's addresses, which its row shows from now on. `None` when it is not connected (yet).
 fn identify(slot: SlotRef, fd: RawFd) -> Option<Addresses> {
-    let addresses = addresses(fd)?;
+    let addresses = addresses::of(fd)?;
     let cookie = anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_COOKIE).unwrap_or(0);
     slot.cookie.store(cookie, Ordering::Relaxed);
     announce(slot, fd);
@@ -487,40 +488,4 @@ pub fn after_fork_in_child() {
     assignment::after_fork_in_child();
     san::lost();
     NEXT_TRY.store(0, Ordering::Relaxed);
-}
-
-/// Local and remote address; `None` while not connected.
-fn addresses(fd: RawFd) -> Option<Addresses> {
-    let local = address(|at, length| {
-        // SAFETY: `at` has room for `length` bytes.
-        unsafe { real::getsockname(fd, at, length) }
-    })?;
-    let remote = address(|at, length| {
-        // SAFETY: as above.
-        unsafe { real::getpeername(fd, at, length) }
-    })?;
-    Addresses::new(local, remote)
-}
-
-fn address(ask: impl FnOnce(*mut libc::sockaddr, *mut libc::socklen_t) -> i32) -> Option<std::net::SocketAddr> {
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-    // SAFETY: all-zero is a valid sockaddr_in6, the larger of the two.
-    let mut storage: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
-    let mut length = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
-    if ask((&raw mut storage).cast(), &mut length) != 0 {
-        return None;
-    }
-    match i32::from(storage.sin6_family) {
-        libc::AF_INET6 => {
-            let ip = Ipv6Addr::from(storage.sin6_addr.s6_addr);
-            Some(SocketAddr::new(ip.into(), u16::from_be(storage.sin6_port)))
-        }
-        libc::AF_INET => {
-            // SAFETY: the kernel wrote a sockaddr_in, which is the smaller of the two.
-            let v4 = unsafe { (&raw const storage).cast::<libc::sockaddr_in>().read() };
-            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            Some(SocketAddr::new(ip.into(), u16::from_be(v4.sin_port)))
-        }
-        _ => None,
-    }
 }
