@@ -239,13 +239,24 @@ fn totals_outlive_connection_process_and_family() {
     let settled = policyd.ss().into_iter().find(|row| row.provider == "tcp").unwrap();
     assert_eq!((settled.tx_tcp, settled.rx_tcp, settled.reason.as_deref()), (1_234, 0, Some("peer-absent")));
 
+    // A connection that is announced by its descriptor alone.
+    let (other, _peer) = connection(&listener());
+    one.registry().announce(71, (pid, other.as_raw_fd()), true, Reason::FewCalls);
+    let local = other.local_addr().unwrap().to_string();
+    let announced = policyd.ss().into_iter().find(|row| row.local == local).expect("found by its descriptor");
+    assert_eq!(announced.remote, other.peer_addr().unwrap().to_string());
+    assert_eq!((announced.reason.as_deref(), announced.pid), (Some("few-calls"), pid));
+    drop(other);
+    assert_eq!(policyd.ss().iter().filter(|row| row.local == "?").count(), 1, "nobody can say any more");
+    one.registry().retire(71);
+
     let child = Switch::of_family(&policyd.socket, one.family());
     assert_eq!(policyd.ss().len(), 2, "a family's rows are listed once");
     one.registry().retire(70);
     let check = |when: &str| {
         let status = policyd.status();
         let numbers = (status.connections, status.carried, status.tx_companion);
-        assert_eq!(numbers, (2, 1, 500), "{when}");
+        assert_eq!(numbers, (3, 1, 500), "{when}");
         assert_eq!(status.reasons.get("peer-absent"), Some(&1), "{when}");
     };
     check("one row, one retired");

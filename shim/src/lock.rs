@@ -1,11 +1,11 @@
 //! A lock that lives in memory shared by forked processes and outlives the death of its owner.
 //!
 //! The word holds the owner's thread id; its top bit says that somebody waits on the futex. An uncontended lock is one
-//! compare-and-swap, an uncontended unlock one swap. A waiter looks, now and then, whether the owner still exists and
+//! compare-and-swap, an uncontended unlock one swap, which stands for the fence that follows it, too. A waiter looks, now and then, whether the owner still exists and
 //! takes the lock over where it does not: every critical section of the switch commits by single stores, so what a dead
 //! owner left behind is a state that was, or was about to be, published.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
 
 use crate::sys;
 
@@ -85,6 +85,15 @@ impl Lock {
 
     fn take(&self, seen: u32, claim: u32) -> bool {
         self.word.compare_exchange(seen, claim, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+}
+
+impl Held<'_> {
+    /// Unlocks, with a full fence behind it: where an exchange is one by itself, as on x86-64, that is no second one.
+    #[inline]
+    pub fn release_and_fence(self) {
+        drop(self);
+        if cfg!(target_arch = "x86_64") { compiler_fence(Ordering::SeqCst) } else { fence(Ordering::SeqCst) }
     }
 }
 

@@ -99,6 +99,65 @@ fn pass_through_instructions() {
     proof.print();
 }
 
+/// A connection for one question and one answer asks nobody for its other end, nor the kernel who it is: natively twelve
+/// calls for both ends, and one more for each close, which must not be a vfork child's.
+#[test]
+fn a_brief_connection_costs_one_system_call_an_end() {
+    const TEST: &str = "a_brief_connection_costs_one_system_call_an_end";
+    const COUNT: u64 = 200;
+    if which("strace").is_none() {
+        return println!("{TEST}: NOT RUN: strace is not installed");
+    }
+    let mut proof = Proof::new(TEST);
+    let policyd = Policyd::start();
+    let scratch = Scratch::new();
+    let case = Case { kind: "brief", place: "-".into() };
+    let (native, mut preloaded) =
+        (growth(&case, COUNT, None, &scratch), growth(&case, COUNT, policyd.as_ref(), &scratch));
+    let own = preloaded.remove("getpid").unwrap_or(0);
+    assert_eq!(native, preloaded, "the calls of {COUNT} connections, natively (left) and preloaded, without getpid");
+    assert!(native_only() || own == 2 * COUNT as i64, "{own} of getpid");
+    proof.fact(format!("{COUNT} connections make {native:?} both ways, and {own} of getpid under Tandem"));
+    proof.print();
+}
+
+/// A receive from an empty ring neither asks TCP nor for time limits: the kernel is there for the sleep (strace makes most of
+/// them sleep, or nearly), and once a clock tick for the peer's sake.
+#[test]
+fn a_carried_message_needs_the_kernel_to_sleep_alone() {
+    const TEST: &str = "a_carried_message_needs_the_kernel_to_sleep_alone";
+    const COUNT: u64 = 2_000;
+    if which("strace").is_none() {
+        return println!("{TEST}: NOT RUN: strace is not installed");
+    }
+    let mut proof = Proof::new(TEST);
+    let policyd = Policyd::start();
+    let scratch = Scratch::new();
+    let calls = growth(&Case { kind: "talk", place: "-".into() }, COUNT, policyd.as_ref(), &scratch);
+    let of = |names: &[&str]| names.iter().filter_map(|name| calls.get(*name)).sum::<i64>();
+    if let Some(policyd) = &policyd {
+        let status = policyd.status();
+        assert!(status.tx_companion > 2 * COUNT * 64, "carried? {}", status.whole);
+        // Two messages an exchange: each natively a write and a read.
+        let asked = of(&["recvfrom", "getsockopt", "sendto"]);
+        assert!(asked < COUNT as i64 / 4, "{asked} times TCP was asked for something: {calls:?}");
+    }
+    proof.fact(format!("{COUNT} exchanges of a carried connection make {calls:?}"));
+    proof.print();
+}
+
+/// What twice as many `pairs` make more, by name.
+fn growth(case: &Case, pairs: u64, policyd: Option<&Policyd>, scratch: &Scratch) -> BTreeMap<String, i64> {
+    let (once, twice) = (system_calls(case, pairs, policyd, scratch), system_calls(case, 2 * pairs, policyd, scratch));
+    let mut growth: BTreeMap<String, i64> = twice;
+    for (name, count) in once {
+        *growth.entry(name).or_default() -= count;
+    }
+    // What the C library and a meet do may come a little earlier or later.
+    growth.retain(|_, count| count.abs() > 3);
+    growth
+}
+
 /// Calls by name, as `strace -c` counts them.
 fn system_calls(case: &Case, pairs: u64, policyd: Option<&Policyd>, scratch: &Scratch) -> BTreeMap<String, i64> {
     let out = scratch.file("strace.out");
@@ -140,17 +199,7 @@ fn pass_through_system_calls() {
     let policyd = Policyd::start();
     let scratch = Scratch::new();
     for case in cases(&scratch) {
-        let growth = |policyd: Option<&Policyd>| {
-            let (once, twice) =
-                (system_calls(&case, PAIRS, policyd, &scratch), system_calls(&case, 2 * PAIRS, policyd, &scratch));
-            let mut growth: BTreeMap<String, i64> = twice;
-            for (name, count) in once {
-                *growth.entry(name).or_default() -= count;
-            }
-            // What the C library and a meet do may come a little earlier or later.
-            growth.retain(|_, count| count.abs() > 3);
-            growth
-        };
+        let growth = |policyd: Option<&Policyd>| growth(&case, PAIRS, policyd, &scratch);
         let (native, preloaded) = (growth(None), growth(policyd.as_ref()));
         assert_eq!(native, preloaded, "{}: the calls of {PAIRS} pairs, natively (left) and preloaded", case.kind);
         let start_up: i64 = system_calls(&case, 10, policyd.as_ref(), &scratch).values().sum::<i64>()

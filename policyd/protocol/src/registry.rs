@@ -6,7 +6,8 @@
 //! and the live rows.
 //!
 //! A row is a seqlock for its identity (who, which addresses). Provider, reason and byte counts are words of their own:
-//! each is stored by itself while the row is live.
+//! each is stored by itself while the row is live. A connection that may be over in a moment is announced by a process's
+//! descriptor alone, so that the switch need not ask the kernel for its addresses; whoever shows the row finds them out.
 //!
 //! Policyd proves a claim by a copy of the socket's descriptor, and while it has the copy a close by the application would
 //! return with the kernel's socket still open: FIN late, port not free. So a close never overtakes an examination:
@@ -112,6 +113,8 @@ pub struct Row {
 pub const SETTLED: u32 = 0x8000_0000;
 /// In `flags`: this end connected (its SYN is one of the kernel's acknowledged bytes).
 const CONNECTED: u32 = 1;
+/// In `addr_family`: no addresses yet; the first word of `local` is the descriptor.
+const ANNOUNCED: u32 = 1;
 
 const _: () = assert!(size_of::<Header>() == 4_096);
 const _: () = assert!(size_of::<Row>() == 128);
@@ -131,7 +134,10 @@ pub struct Identity {
 /// A private copy of a live row: what stood in it at one moment, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
+    /// Without addresses and cookie where `descriptor` is given.
     pub identity: Identity,
+    /// The connection is announced: the one that this descriptor of the process shows.
+    pub descriptor: Option<i32>,
     pub provider: Provider,
     /// `None`: a code that this version doesn't know.
     pub reason: Option<Reason>,
@@ -170,7 +176,27 @@ impl Registry {
 
     /// Switch: the connection is established. Starts on TCP with no bytes.
     pub fn publish(&self, index: usize, identity: &Identity, reason: Reason) {
-        self.row(index).publish(identity, reason);
+        self.row(index).publish(reason, |row| row.describe(identity));
+        self.use_row(index);
+    }
+
+    /// Switch: as [`Registry::publish`], of the connection that descriptor `fd` of process `pid` shows.
+    pub fn announce(&self, index: usize, (pid, fd): (u32, i32), connected: bool, reason: Reason) {
+        let identity = Identity { pid, addresses: NO_ADDRESSES, cookie: 0, connected };
+        self.row(index).publish(reason, |row| {
+            row.describe(&identity);
+            row.addr_family.store(ANNOUNCED, Ordering::Relaxed);
+            row.local[0].store(u64::from(fd.cast_unsigned()), Ordering::Relaxed);
+        });
+        self.use_row(index);
+    }
+
+    /// Switch: who an announced connection is. One caller, once a connection.
+    pub fn identify(&self, index: usize, identity: &Identity) {
+        self.row(index).rewrite(|row| row.describe(identity));
+    }
+
+    fn use_row(&self, index: usize) {
         self.header.rows_used.fetch_max((index % ROWS) as u32 + 1, Ordering::Release);
     }
 
@@ -298,27 +324,46 @@ impl Snapshot {
 }
 
 impl Row {
-    fn publish(&self, identity: &Identity, reason: Reason) {
-        let addresses = identity.addresses;
+    fn publish(&self, reason: Reason, describe: impl FnOnce(&Row)) {
         let live = self.last_sequence.load(Ordering::Relaxed).wrapping_add(2) & !1;
         let live = if live == 0 { 2 } else { live };
         self.last_sequence.store(live, Ordering::Relaxed);
         self.sequence.store(live | 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        self.pid.store(identity.pid, Ordering::Relaxed);
         self.provider.store(Provider::Tcp as u32, Ordering::Relaxed);
         self.reason.store(u32::from(reason.code()), Ordering::Relaxed);
+        for count in [&self.tx_tcp, &self.rx_tcp, &self.tx_companion, &self.rx_companion] {
+            count.store(0, Ordering::Relaxed);
+        }
+        describe(self);
+        self.sequence.store(live, Ordering::Release);
+    }
+
+    /// Of a live row, what the seqlock guards.
+    fn rewrite(&self, describe: impl FnOnce(&Row)) {
+        let live = self.sequence.load(Ordering::Relaxed);
+        if live == 0 || self.sequence.compare_exchange(live, live | 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
+        fence(Ordering::Release);
+        let next = self.last_sequence.load(Ordering::Relaxed).wrapping_add(2) & !1;
+        let next = if next == 0 { 2 } else { next };
+        self.last_sequence.store(next, Ordering::Relaxed);
+        describe(self);
+        // Not where it was retired meanwhile.
+        let _ = self.sequence.compare_exchange(live | 1, next, Ordering::Release, Ordering::Relaxed);
+    }
+
+    fn describe(&self, identity: &Identity) {
+        let addresses = identity.addresses;
+        self.pid.store(identity.pid, Ordering::Relaxed);
         self.addr_family.store(addresses.family as u32, Ordering::Relaxed);
         let ports = u32::from(addresses.local.port) << 16 | u32::from(addresses.remote.port);
         self.ports.store(ports, Ordering::Relaxed);
         store_ip(&self.local, addresses.local.ip);
         store_ip(&self.remote, addresses.remote.ip);
-        for count in [&self.tx_tcp, &self.rx_tcp, &self.tx_companion, &self.rx_companion] {
-            count.store(0, Ordering::Relaxed);
-        }
         self.cookie.store(identity.cookie, Ordering::Relaxed);
         self.flags.store(if identity.connected { CONNECTED } else { 0 }, Ordering::Relaxed);
-        self.sequence.store(live, Ordering::Release);
     }
 
     /// Switch: what carries it now. Reason [`Reason::None`] with any provider but TCP.
@@ -360,19 +405,27 @@ impl Row {
         (self.sequence.load(Ordering::Relaxed) == before).then_some(copy)
     }
 
-    fn copy(&self) -> Option<Snapshot> {
-        let family = u8::try_from(self.addr_family.load(Ordering::Relaxed)).ok().and_then(IpFamily::from_code)?;
+    fn addresses(&self, family: IpFamily) -> Addresses {
         let ports = self.ports.load(Ordering::Relaxed);
         let local = Endpoint { ip: load_ip(&self.local), port: (ports >> 16) as u16 };
         let remote = Endpoint { ip: load_ip(&self.remote), port: ports as u16 };
+        Addresses { family, local, remote }
+    }
+
+    fn copy(&self) -> Option<Snapshot> {
+        let (addresses, descriptor) = match self.addr_family.load(Ordering::Relaxed) {
+            ANNOUNCED => (NO_ADDRESSES, Some(self.local[0].load(Ordering::Relaxed) as i32)),
+            code => (self.addresses(u8::try_from(code).ok().and_then(IpFamily::from_code)?), None),
+        };
         let reason = self.reason.load(Ordering::Relaxed);
         Some(Snapshot {
             identity: Identity {
                 pid: self.pid.load(Ordering::Relaxed),
-                addresses: Addresses { family, local, remote },
+                addresses,
                 cookie: self.cookie.load(Ordering::Relaxed),
                 connected: self.flags.load(Ordering::Relaxed) & CONNECTED != 0,
             },
+            descriptor,
             provider: match self.provider.load(Ordering::Relaxed) {
                 0 => Provider::Tcp,
                 1 => Provider::Local,
@@ -388,6 +441,12 @@ impl Row {
         })
     }
 }
+
+const NO_ADDRESSES: Addresses = Addresses {
+    family: IpFamily::V4,
+    local: Endpoint { ip: [0; 16], port: 0 },
+    remote: Endpoint { ip: [0; 16], port: 0 },
+};
 
 fn store_ip(words: &[AtomicU64; 2], ip: [u8; 16]) {
     let value = u128::from_ne_bytes(ip);

@@ -55,7 +55,7 @@ enum Command {
 
 #[derive(Args)]
 struct Run {
-    /// When a connection looks for its other end: at once, at its third data call, or never
+    /// When a connection looks for its other end: at once, after three data calls that moved bytes, or never
     #[arg(long, env = "TANDEM_ATTACH", value_name = "WHEN", default_value = "data")]
     attach: Attach,
     /// The policyd to use [default: the system's if it answers, else your own, started if need be]

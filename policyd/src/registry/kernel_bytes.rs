@@ -13,6 +13,9 @@ use netlink_sys::{Socket, SocketAddr};
 use tandem_protocol::IpFamily;
 use tandem_protocol::registry::Identity;
 
+/// For an identity whose cookie is not known (INET_DIAG_NOCOOKIE).
+pub const ANY_COOKIE: u64 = u64::MAX;
+
 pub struct Kernel {
     socket: Socket,
 }
@@ -113,6 +116,7 @@ mod tests {
         assert_eq!(kernel.bytes(&one).unwrap(), Some(TcpBytes { tx: 1_000, rx: 0 }));
         let other = identity(&server, false);
         assert_eq!(kernel.bytes(&other).unwrap(), Some(TcpBytes { tx: 70, rx: 600 }));
+        assert_eq!(kernel.bytes(&Identity { cookie: ANY_COOKIE, ..one }).unwrap(), Some(TcpBytes { tx: 1_000, rx: 0 }));
         let stale = Identity { cookie: one.cookie + 1_000_000, ..one };
         assert_eq!(kernel.bytes(&stale).unwrap(), None, "another cookie is another socket");
     }

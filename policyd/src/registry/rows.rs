@@ -1,6 +1,7 @@
 //! The rows of `tandem ss`.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use tandem_protocol::Reason;
 use tandem_protocol::registry::{Provider, Snapshot};
 
 use super::Family;
-use super::kernel_bytes::Kernel;
+use super::kernel_bytes::{self, Kernel};
+use super::sockets::Sockets;
 
 /// No answer has more rows: a hostile family could otherwise make policyd's memory its own.
 pub const MOST_ROWS: usize = 200_000;
@@ -20,7 +22,7 @@ pub const MOST_ROWS: usize = 200_000;
 pub struct SsRow {
     pub pid: u32,
     pub program: String,
-    /// `addr:port` or `[v6]:port`.
+    /// `addr:port` or `[v6]:port`; `?` where that could not be found out.
     pub local: String,
     pub remote: String,
     /// `tcp`, `local` or `verbs`.
@@ -36,11 +38,12 @@ pub struct SsRow {
 /// Reads /proc and asks the kernel: to be called where that may take its time.
 pub struct Listing {
     kernel: Option<Kernel>,
+    sockets: Sockets,
     programs: HashMap<u32, String>,
 }
 
 pub fn list(families: &[Arc<Family>]) -> Vec<SsRow> {
-    let mut listing = Listing { kernel: Kernel::new().ok(), programs: HashMap::new() };
+    let mut listing = Listing { kernel: Kernel::new().ok(), sockets: Sockets::default(), programs: HashMap::new() };
     let mut rows: Vec<SsRow> = Vec::new();
     for family in families {
         family.each_row(|row| {
@@ -58,20 +61,32 @@ impl Listing {
         let pid = row.identity.pid;
         let program = self.program(family, pid);
         let (mut tx_tcp, mut rx_tcp) = (row.tx_tcp, row.rx_tcp);
+        let mut identity = row.identity;
+        let mut known = true;
+        if let Some(fd) = row.descriptor {
+            // Whose process is gone, nobody can be asked about.
+            program.as_ref()?;
+            identity.cookie = kernel_bytes::ANY_COOKIE;
+            match self.sockets.of(pid, fd) {
+                Some(addresses) => identity.addresses = addresses,
+                None => known = false,
+            }
+        }
         let bypassed = row.provider == Provider::Tcp && row.settled;
-        if bypassed || program.is_none() {
-            match self.kernel.as_ref().map(|kernel| kernel.bytes(&row.identity)) {
+        if known && (bypassed || program.is_none()) {
+            match self.kernel.as_ref().map(|kernel| kernel.bytes(&identity)) {
                 Some(Ok(Some(bytes))) if bypassed => (tx_tcp, rx_tcp) = (bytes.tx, bytes.rx),
                 Some(Ok(None)) if program.is_none() => return None,
                 _ => {}
             }
         }
-        let addresses = row.identity.addresses;
+        let addresses = identity.addresses;
+        let shown = |address: SocketAddr| if known { address.to_string() } else { "?".to_owned() };
         Some(SsRow {
             pid,
             program: program.unwrap_or_else(|| "?".to_owned()),
-            local: addresses.local_address().to_string(),
-            remote: addresses.remote_address().to_string(),
+            local: shown(addresses.local_address()),
+            remote: shown(addresses.remote_address()),
             provider: match row.provider {
                 Provider::Tcp => "tcp",
                 Provider::Local => "local",

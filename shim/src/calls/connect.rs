@@ -52,7 +52,6 @@ pub unsafe fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) ->
     match outcome {
         Outcome::Done(_) => connected(slot, fd),
         Outcome::Fail(libc::EINPROGRESS | libc::EINTR | libc::EALREADY) => {
-            slot.raise(flag::CONNECTING);
             watch(slot, fd);
         }
         _ => {}

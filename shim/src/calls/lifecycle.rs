@@ -9,7 +9,7 @@ use crate::autobind::{assignment, datagrams};
 use crate::exports::types::*;
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
-use crate::slot::{self, SlotRef, Stage};
+use crate::slot::{self, SlotRef, Stage, flag};
 use crate::switch::{self, Conn, anchor, sleep};
 use crate::{epoll, family, hidden, meet, real, sys};
 
@@ -61,7 +61,8 @@ pub fn recognise(fd: RawFd) -> Option<SlotRef> {
     if protocol != libc::IPPROTO_TCP || !matches!(domain, libc::AF_INET | libc::AF_INET6) {
         return None;
     }
-    let slot = slot::claim(fd, Stage::New, 0)?;
+    // What accept's sockets inherit was set where nobody saw it.
+    let slot = slot::claim(fd, Stage::New, flag::TIMED)?;
     fd_table::set(fd, Entry::Settled(slot.index));
     Some(slot)
 }
@@ -292,8 +293,17 @@ pub fn fcntl(fd: c_int, command: c_int, argument: usize) -> Outcome<c_int> {
         }
         // Signals on readiness come from the kernel, which knows nothing of the ring.
         libc::F_SETFL if argument & libc::O_ASYNC as usize != 0 => super::transfer::leave(fd),
+        libc::F_SETFL => mode_changes(fd),
         _ => Outcome::Bypass,
     }
+}
+
+/// Whether a call on it blocks may be another thing after this.
+pub fn mode_changes<R>(fd: c_int) -> Outcome<R> {
+    if let Some(slot) = slot::of(fd) {
+        slot.lower(flag::BLOCKS);
+    }
+    Outcome::Bypass
 }
 
 /// # Safety

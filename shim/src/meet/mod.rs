@@ -1,10 +1,11 @@
 //! Meeting: the switch's side of the conversation with policyd.
 //!
-//! `packet` is one packet with descriptors, `examination` keeps a close from overtaking policyd's look at the socket, `san`
+//! `packet` is one packet with descriptors, `addresses` names a connection, `examination` keeps a close from overtaking policyd's look at the socket, `san`
 //! knows which addresses devices serve; here are the channel (opened when a connection first wants its other end, opened anew after a fork, a change of user, or
 //! policyd's death), the meets, and the answers. Nothing here waits: answers are collected by whichever call comes next,
 //! told by one word of shared memory that there are any.
 
+mod addresses;
 mod attach;
 pub mod examination;
 pub mod packet;
@@ -27,7 +28,8 @@ use crate::switch::anchor;
 use crate::{family, fd_table, hidden, real, sys, wake};
 use packet::Arrival;
 
-/// Data calls before a connection asks for its other end, unless it asks at once.
+/// Data calls that have moved bytes before a connection asks for its other end, unless it asks at once. One exchange and the
+/// end of the stream are fewer.
 const CALLS: u32 = 3;
 /// Data calls after which a connection waits no longer for its other end.
 const ENOUGH: u32 = 2_000;
@@ -52,26 +54,54 @@ static LOCK: Lock = Lock::new();
 /// One data call on a connection that is still counted: moves it along.
 #[inline]
 pub fn data_call(slot: SlotRef, fd: RawFd) {
-    if slot.stage() < Stage::Attached {
-        count(slot, fd);
+    if slot.is_before(Stage::Attached) {
+        begins(slot, fd);
     }
     collect();
 }
 
+/// The kernel has carried bytes in a data call.
+#[inline]
+pub fn has_moved(slot: SlotRef, fd: RawFd) {
+    if slot.is_before(Stage::Meeting) && config::attach() == Attach::Data {
+        count(slot, fd);
+    }
+}
+
+#[cold]
+fn begins(slot: SlotRef, fd: RawFd) {
+    let calls = match (slot.stage(), config::attach()) {
+        (Stage::Meeting, _) | (_, Attach::Connect) => slot.data_calls.fetch_add(1, Ordering::Relaxed) + 1,
+        _ => 0,
+    };
+    match (slot.stage(), config::attach()) {
+        (Stage::New | Stage::Counting, Attach::Off) => {
+            announce(slot, fd);
+            settle(slot, Reason::AttachOff);
+        }
+        (Stage::New | Stage::Counting, Attach::Connect) => ask(slot, fd, calls),
+        (Stage::Meeting, _) => awaits(slot, calls),
+        _ => {}
+    }
+}
+
 #[cold]
 fn count(slot: SlotRef, fd: RawFd) {
-    if slot.stage() == Stage::New && !establish(slot, fd) {
-        return;
+    if slot.stage() == Stage::New {
+        announce(slot, fd);
     }
     let calls = slot.data_calls.fetch_add(1, Ordering::Relaxed) + 1;
-    match slot.stage() {
-        Stage::Counting if config::attach() == Attach::Off => settle(slot, Reason::AttachOff),
-        Stage::Counting if calls >= CALLS || config::attach() == Attach::Connect => ask(slot, fd, calls),
+    if calls >= CALLS && slot.stage() == Stage::Counting {
+        ask(slot, fd, calls);
+    }
+}
+
+fn awaits(slot: SlotRef, calls: u32) {
+    match () {
         // Whoever has talked so long with nobody answering pays little for it, and soon nothing any more.
-        Stage::Meeting if calls >= ENOUGH && !calls.is_multiple_of(SELDOM) => {}
-        Stage::Meeting if calls >= ENOUGH && waited_enough(slot) => settle(slot, Reason::PeerAbsent),
-        Stage::Meeting => probe(),
-        _ => {}
+        () if calls >= ENOUGH && !calls.is_multiple_of(SELDOM) => {}
+        () if calls >= ENOUGH && waited_enough(slot) => settle(slot, Reason::PeerAbsent),
+        () => probe(),
     }
 }
 
@@ -82,22 +112,31 @@ fn waited_enough(slot: SlotRef) -> bool {
         || sys::tick_ns().saturating_sub(slot.asked_at.load(Ordering::Relaxed)) >= ENOUGH_NS
 }
 
-/// The connection is there: its row appears. False when it is not connected (yet).
-pub fn establish(slot: SlotRef, fd: RawFd) -> bool {
-    let Some(addresses) = addresses(fd) else { return false };
-    let cookie = anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_COOKIE).unwrap_or(0);
-    slot.cookie.store(cookie, Ordering::Relaxed);
-    slot.lower(flag::CONNECTING);
-    slot.advance(Stage::New, Stage::Counting);
+/// The connection is there: its row appears. The kernel is asked for nothing: it may be over in a moment.
+fn announce(slot: SlotRef, fd: RawFd) {
     if slot.raise(flag::IN_REGISTRY)
         && let Some(family) = family::existing()
     {
-        let connected = !slot.has(flag::ACCEPTED);
-        let identity = Identity { pid: sys::pid(), addresses, cookie, connected };
-        family.registry.publish(slot.index as usize, &identity, Reason::FewCalls);
+        let shown = (sys::pid(), fd);
+        family.registry.announce(slot.index as usize, shown, !slot.has(flag::ACCEPTED), Reason::FewCalls);
         slot.set_reason(Reason::FewCalls);
     }
-    true
+    slot.advance(Stage::New, Stage::Counting);
+}
+
+/// The connection's addresses, which its row shows from now on. `None` when it is not connected (yet).
+fn identify(slot: SlotRef, fd: RawFd) -> Option<Addresses> {
+    let addresses = addresses::of(fd)?;
+    let cookie = anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_COOKIE).unwrap_or(0);
+    slot.cookie.store(cookie, Ordering::Relaxed);
+    announce(slot, fd);
+    if slot.raise(flag::IDENTIFIED)
+        && let Some(family) = family::existing()
+    {
+        let identity = Identity { pid: sys::pid(), addresses, cookie, connected: !slot.has(flag::ACCEPTED) };
+        family.registry.identify(slot.index as usize, &identity);
+    }
+    Some(addresses)
 }
 
 /// On TCP for good: data calls go to the kernel without a look at the slot.
@@ -142,7 +181,8 @@ fn ask(slot: SlotRef, fd: RawFd, calls: u32) {
         return;
     }
     let Ok(_held) = LOCK.lock() else { return };
-    let Some(message) = claim(slot, fd) else { return };
+    let Some(addresses) = identify(slot, fd) else { return };
+    let message = claim(slot, fd, addresses);
     slot.asked_at.store(now, Ordering::Relaxed);
     if !examination::permit(slot, fd) || !slot.advance(Stage::Counting, Stage::Meeting) {
         return;
@@ -162,16 +202,16 @@ fn ask(slot: SlotRef, fd: RawFd, calls: u32) {
     }
 }
 
-fn claim(slot: SlotRef, fd: RawFd) -> Option<Message> {
-    Some(Message::Meet(Meet {
+fn claim(slot: SlotRef, fd: RawFd, addresses: Addresses) -> Message {
+    Message::Meet(Meet {
         slot: name(slot),
         fd,
-        addresses: addresses(fd)?,
+        addresses,
         cookie: slot.cookie.load(Ordering::Relaxed),
         netns_cookie: anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE).unwrap_or(0),
         // There is no provider for companions between hosts in this library yet.
         verbs: false,
-    }))
+    })
 }
 
 fn name(slot: SlotRef) -> tandem_protocol::message::SlotRef {
@@ -448,40 +488,4 @@ pub fn after_fork_in_child() {
     assignment::after_fork_in_child();
     san::lost();
     NEXT_TRY.store(0, Ordering::Relaxed);
-}
-
-/// Local and remote address; `None` while not connected.
-fn addresses(fd: RawFd) -> Option<Addresses> {
-    let local = address(|at, length| {
-        // SAFETY: `at` has room for `length` bytes.
-        unsafe { real::getsockname(fd, at, length) }
-    })?;
-    let remote = address(|at, length| {
-        // SAFETY: as above.
-        unsafe { real::getpeername(fd, at, length) }
-    })?;
-    Addresses::new(local, remote)
-}
-
-fn address(ask: impl FnOnce(*mut libc::sockaddr, *mut libc::socklen_t) -> i32) -> Option<std::net::SocketAddr> {
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-    // SAFETY: all-zero is a valid sockaddr_in6, the larger of the two.
-    let mut storage: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
-    let mut length = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
-    if ask((&raw mut storage).cast(), &mut length) != 0 {
-        return None;
-    }
-    match i32::from(storage.sin6_family) {
-        libc::AF_INET6 => {
-            let ip = Ipv6Addr::from(storage.sin6_addr.s6_addr);
-            Some(SocketAddr::new(ip.into(), u16::from_be(storage.sin6_port)))
-        }
-        libc::AF_INET => {
-            // SAFETY: the kernel wrote a sockaddr_in, which is the smaller of the two.
-            let v4 = unsafe { (&raw const storage).cast::<libc::sockaddr_in>().read() };
-            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            Some(SocketAddr::new(ip.into(), u16::from_be(v4.sin_port)))
-        }
-        _ => None,
-    }
 }

@@ -74,8 +74,9 @@ pub mod flag {
     pub const SHUT_RD: u32 = 32;
     /// An option was set that has no row: no companion.
     pub const ODD_OPTION: u32 = 64;
-    /// The row is written.
+    /// The row is written; it names the connection's addresses.
     pub const IN_REGISTRY: u32 = 128;
+    pub const IDENTIFIED: u32 = 16384;
     /// Registered in more than one epoll set, or by more than one descriptor in one.
     pub const REGISTERED_TWICE: u32 = 512;
     /// More holders than the slot has room for.
@@ -84,12 +85,14 @@ pub mod flag {
     pub const RESET_TOLD: u32 = 2048;
     /// SO_SNDBUF was set: the ring takes about what TCP would.
     pub const SEND_BUFFER: u32 = 8192;
-    /// A non-blocking connect is under way.
-    pub const CONNECTING: u32 = 16384;
     /// The peer's half of the words has been seen ready.
     pub const PEER_READY: u32 = 32768;
     /// It was to be the kernel's again, and could not be in time.
     pub const STUCK: u32 = 65536;
+    /// When the kernel was last asked, the socket blocked. A hint: it is asked again before anybody sleeps or is told EAGAIN.
+    pub const BLOCKS: u32 = 131_072;
+    /// SO_RCVTIMEO or SO_SNDTIMEO was set, or may have been.
+    pub const TIMED: u32 = 262_144;
 }
 
 const HOLDERS: usize = 8;
@@ -272,6 +275,18 @@ impl Slot {
         Stage::of(self.stage.load(Ordering::Acquire))
     }
 
+    /// A companion is there.
+    #[inline]
+    pub fn is_attached(&self) -> bool {
+        self.stage.load(Ordering::Acquire) == Stage::Attached as u32
+    }
+
+    /// It has not come so far yet.
+    #[inline]
+    pub fn is_before(&self, stage: Stage) -> bool {
+        self.stage.load(Ordering::Acquire) < stage as u32
+    }
+
     /// One step forwards; false when somebody else was first.
     pub fn advance(&self, from: Stage, to: Stage) -> bool {
         self.stage.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -330,7 +345,8 @@ impl Slot {
     }
 
     pub fn inherited_flags(&self) -> u32 {
-        self.flags.load(Ordering::Relaxed) & (flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER)
+        let inherited = flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER | flag::TIMED;
+        self.flags.load(Ordering::Relaxed) & inherited
     }
 
     pub fn reason(&self) -> Reason {

@@ -21,24 +21,40 @@ pub struct RecvSide {
 }
 
 pub struct SendGuard<'a> {
-    _held: Held<'a>,
+    held: Held<'a>,
     side: *mut SendSide,
 }
 
 pub struct RecvGuard<'a> {
-    _held: Held<'a>,
+    held: Held<'a>,
     side: *mut RecvSide,
 }
 
 impl Slot {
     #[inline]
     pub fn send_side(&self) -> Result<SendGuard<'_>, Reentered> {
-        Ok(SendGuard { _held: self.send_lock.lock()?, side: self.sender.get() })
+        Ok(SendGuard { held: self.send_lock.lock()?, side: self.sender.get() })
     }
 
     #[inline]
     pub fn recv_side(&self) -> Result<RecvGuard<'_>, Reentered> {
-        Ok(RecvGuard { _held: self.recv_lock.lock()?, side: self.receiver.get() })
+        Ok(RecvGuard { held: self.recv_lock.lock()?, side: self.receiver.get() })
+    }
+}
+
+impl SendGuard<'_> {
+    /// Gives the lock back, with a full fence behind it.
+    #[inline]
+    pub fn release_and_fence(self) {
+        self.held.release_and_fence();
+    }
+}
+
+impl RecvGuard<'_> {
+    /// Gives the lock back, with a full fence behind it.
+    #[inline]
+    pub fn release_and_fence(self) {
+        self.held.release_and_fence();
     }
 }
 

@@ -82,6 +82,16 @@ impl Reader {
             }
     }
 
+    /// The next byte comes by the ring, as far as this end knows: no end and no way back to TCP has been told of.
+    pub fn awaits_ring<P: Port>(&self, port: &P) -> bool {
+        self.state == RState::Ring
+            && self.consumed >= self.taken_at
+            && self.verdict == Verdict::None
+            && !self.leaving()
+            && !self.held
+            && !self.final_seen(port)
+    }
+
     /// How many bytes `receive` could give now, TCP's rest and ring together: FIONREAD, SO_RCVLOWAT, MSG_WAITALL.
     pub fn available<P: Port>(&mut self, port: &P, tcp: &mut impl TcpReceive) -> usize {
         self.attend(port, tcp);

@@ -28,6 +28,33 @@ impl Reader {
         unsafe { self.receive_slowly(port, tcp, dst, len) }
     }
 
+    /// As `receive`, but TCP is left alone where all that is waited for comes by the ring, or is news of the peer's end that
+    /// whoever sleeps is told of. None: nothing came.
+    ///
+    /// # Safety
+    /// `dst` may be written for `len` bytes.
+    #[inline]
+    pub unsafe fn receive_lightly<P: Port>(
+        &mut self,
+        port: &P,
+        tcp: &mut impl TcpReceive,
+        dst: *mut u8,
+        len: usize,
+    ) -> Option<Take> {
+        if self.state == RState::Ring && self.consumed >= self.taken_at {
+            // SAFETY: `dst` by this function's contract.
+            let n = unsafe { self.take_ring(port, dst, len) };
+            if n > 0 {
+                return Some(from(Source::Companion, n));
+            }
+            if self.awaits_ring(port) {
+                return None;
+            }
+        }
+        // SAFETY: the same.
+        Some(unsafe { self.receive_slowly(port, tcp, dst, len) })
+    }
+
     /// # Safety
     /// As `receive`.
     #[cold]

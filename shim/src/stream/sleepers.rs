@@ -49,6 +49,12 @@ pub fn called<P: Port>(port: &P, word: Word, tell: impl FnOnce() -> bool) -> Opt
     if !planted(Fault::NoFence) {
         port.fence();
     }
+    called_behind_fence(port, word, tell)
+}
+
+/// As [`called`], where the caller has put the full fence already.
+#[inline]
+pub fn called_behind_fence<P: Port>(port: &P, word: Word, tell: impl FnOnce() -> bool) -> Option<u32> {
     let mut named = port.load(word);
     if named != 0 && tell() && !planted(Fault::NameNotReread) {
         named = port.load(word);

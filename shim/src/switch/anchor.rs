@@ -197,14 +197,32 @@ pub fn socket_option<T: Copy + Default>(fd: RawFd, level: i32, name: i32) -> Opt
     (rc == 0 && length as usize == size_of::<T>()).then_some(value)
 }
 
-pub fn is_non_blocking(fd: RawFd) -> bool {
+/// O_NONBLOCK belongs to the open file, and whoever else holds it may have changed it: asked before a call sleeps or says EAGAIN.
+pub fn is_non_blocking(slot: SlotRef, fd: RawFd) -> bool {
+    let non_blocking = has_no_wait(fd);
+    if slot.has(flag::BLOCKS) == non_blocking && slot.current() {
+        if non_blocking {
+            slot.lower(flag::BLOCKS);
+        } else {
+            slot.raise(flag::BLOCKS);
+        }
+    }
+    non_blocking
+}
+
+/// O_NONBLOCK, of any descriptor.
+pub fn has_no_wait(fd: RawFd) -> bool {
     // SAFETY: F_GETFL has no argument.
     let flags = unsafe { real::fcntl(fd, libc::F_GETFL, 0) };
     flags >= 0 && flags & libc::O_NONBLOCK != 0
 }
 
-/// SO_RCVTIMEO or SO_SNDTIMEO in nanoseconds; `None`: for ever.
-pub fn time_limit(fd: RawFd, name: i32) -> Option<u64> {
+/// SO_RCVTIMEO or SO_SNDTIMEO in nanoseconds; `None`: for ever. The kernel is asked only where one was set: all that hold the
+/// socket share the slot, and set options past the switch's eyes no more than they send bytes.
+pub fn time_limit(slot: SlotRef, fd: RawFd, name: i32) -> Option<u64> {
+    if !slot.has(flag::TIMED) {
+        return None;
+    }
     let mut value = libc::timeval { tv_sec: 0, tv_usec: 0 };
     let mut length = size_of::<libc::timeval>() as libc::socklen_t;
     // SAFETY: a timeval of the stated length.
@@ -247,12 +265,13 @@ pub fn note(conn: &Conn, bits: u32) -> u32 {
 /// As [`look`], but at most once a clock tick: what a busy writer can afford. Each time once the peer has closed.
 #[inline]
 pub fn glance(conn: &Conn) -> u32 {
-    let tick = sys::tick_ns();
-    if !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick {
-        conn.slot.anchor.load(Ordering::Acquire)
-    } else {
-        look(conn)
-    }
+    if is_fresh(conn, sys::tick_ns()) { conn.slot.anchor.load(Ordering::Acquire) } else { look(conn) }
+}
+
+/// The anchor was looked at in this clock tick, and the peer has not closed.
+#[inline]
+pub fn is_fresh(conn: &Conn, tick: u64) -> bool {
+    !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick
 }
 
 /// The peer's process, or its end of the connection, is gone: FIN or RST without a final offset.

@@ -29,6 +29,7 @@ use crate::provider::local::{self, Pair};
 use crate::slot::{IN_KERNEL, RecvGuard, SendGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
 use crate::stream::{LocalPort, Port, RState, WState, Word, Writer, WriterEvent, WriterFacts, sleepers};
 use crate::{debug, epoll, family, meet, signals, wake};
+use sleep::Way;
 
 /// What a direction absorbs by default before the writer must wait: about what kernel TCP's buffers do.
 const LIMIT: u64 = 4 << 20;
@@ -48,9 +49,9 @@ pub struct Conn {
 }
 
 impl Conn {
-    #[inline]
+    #[inline(always)]
     pub fn of(slot: SlotRef, fd: RawFd) -> Option<Conn> {
-        if slot.stage() != Stage::Attached {
+        if !slot.is_attached() {
             return None;
         }
         let pair = local::pair(slot.pair.load(Ordering::Acquire).wrapping_sub(1))?;
@@ -83,19 +84,24 @@ impl Conn {
     }
 
     /// Wakes whoever at the other end waits for what we have just stored (after a full fence).
-    #[inline]
     pub fn wake_reader(&self) {
-        self.wake(&self.out, Word::RSleep);
+        self.out.fence();
+        self.wake_behind_fence(Way::Out);
     }
 
-    #[inline]
     pub fn wake_writer(&self) {
-        self.wake(&self.inward, Word::WSleep);
+        self.inward.fence();
+        self.wake_behind_fence(Way::In);
     }
 
+    /// The same, of the end that our `way` leads to, where a full fence stands behind what we have stored.
     #[inline]
-    fn wake(&self, port: &LocalPort<'static>, word: Word) {
-        if let Some(id) = sleepers::called(port, word, || self.pair.tell_news(self.number)) {
+    pub fn wake_behind_fence(&self, way: Way) {
+        let (port, word) = match way {
+            Way::In => (&self.inward, Word::WSleep),
+            Way::Out => (&self.out, Word::RSleep),
+        };
+        if let Some(id) = sleepers::called_behind_fence(port, word, || self.pair.tell_news(self.number)) {
             self.pair.wake(id);
         }
     }
@@ -180,7 +186,7 @@ pub fn offer(conn: &Conn) -> bool {
 
 /// With handlers of both kinds (restarting or not) only the kernel itself can end a blocking call rightly.
 fn unsure_of_signals(conn: &Conn) -> bool {
-    signals::mixed() && !restartable::available() && !anchor::is_non_blocking(conn.fd)
+    signals::mixed() && !restartable::available() && !anchor::is_non_blocking(conn.slot, conn.fd)
 }
 
 fn count_agrees(conn: &Conn, side: &RecvGuard<'_>) -> bool {

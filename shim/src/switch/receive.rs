@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use libc::iovec;
 
 use super::anchor::{self, Anchor};
-use super::sleep::{self, Patience, Woke};
+use super::sleep::{self, Patience, Way, Woke};
 use super::{Conn, refresh_row, send};
 use crate::slot::{IN_KERNEL, RecvGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
 use crate::stream::{Port, RState, Source, Take, TcpReceive, TcpTake, Word};
@@ -49,6 +49,8 @@ impl<'a> Sink<'a> {
 enum Step {
     /// Nothing more to be had now.
     Dry,
+    /// Nothing in the ring, and TCP was not asked.
+    Unasked,
     /// All that was asked for.
     Full,
     Eof,
@@ -67,6 +69,9 @@ pub fn receive(
 ) -> Result<usize, i32> {
     meet::data_call(slot, fd);
     let peek = flags & libc::MSG_PEEK != 0;
+    let may_wait = flags & libc::MSG_DONTWAIT == 0;
+    // A blocking socket whose next byte comes by the ring: the kernel is asked for nothing before this thread has to sleep.
+    let mut lightly = may_wait && !peek;
     let mut patience: Option<Patience> = None;
     let given = fd;
     loop {
@@ -74,12 +79,16 @@ pub fn receive(
         let fd = if patience.is_some() { slot.number(given) } else { given };
         let (conn, step) = match through_switch(slot, fd) {
             Some(_) if sink.total == 0 => return Ok(0),
-            Some(conn) => (conn, step(&conn, sink, peek)),
+            Some(conn) => {
+                // After shutdown(SHUT_RD) nobody waits, so TCP is asked.
+                let may_leave_tcp = lightly && slot.has(flag::BLOCKS) && !slot.has(flag::SHUT_RD);
+                (conn, step(&conn, sink, peek, may_leave_tcp))
+            }
             None if sink.taken == 0 => {
                 send::pump_until_readable(slot, fd, flags);
                 let parts = sink.parts;
                 let mut call = || if fd == given { native() } else { by_another_number(fd, parts, flags) };
-                match by_kernel(slot, peek, &mut call) {
+                match by_kernel(slot, fd, peek, &mut call) {
                     Some(result) => return result,
                     None => continue,
                 }
@@ -89,6 +98,7 @@ pub fn receive(
                 None => return Ok(sink.taken),
             },
         };
+        let unasked = matches!(step, Step::Unasked);
         match step {
             Step::Full => return Ok(sink.taken),
             Step::Kernel => continue,
@@ -96,21 +106,32 @@ pub fn receive(
             Step::Eof => return end_of_stream(&conn),
             Step::Fail(_) if sink.taken > 0 => return Ok(sink.taken),
             Step::Fail(errno) => return told_once(slot, errno),
-            Step::Dry => {}
+            Step::Dry | Step::Unasked => {}
         }
         if slot.has(flag::SHUT_RD) {
             return Ok(sink.taken);
         }
-        let non_blocking = flags & libc::MSG_DONTWAIT != 0
-            || sink.taken < target(slot, fd, sink, flags) && anchor::is_non_blocking(fd);
-        let enough = sink.taken >= if non_blocking { 1 } else { target(slot, fd, sink, flags) };
-        if enough {
+        if sink.taken >= if may_wait { target(slot, fd, sink, flags) } else { 1 } {
             return Ok(sink.taken);
         }
-        if non_blocking {
-            return Err(libc::EAGAIN);
+        let limit = |fd| anchor::time_limit(slot, fd, libc::SO_RCVTIMEO);
+        let mut fd = fd;
+        if unasked {
+            if patience.get_or_insert_with(|| Patience::of(slot, limit(fd))).spins(&conn, Way::In) {
+                continue;
+            }
+            fd = slot.number(given);
         }
-        let patience = patience.get_or_insert_with(|| Patience::of(slot, anchor::time_limit(fd, libc::SO_RCVTIMEO)));
+        lightly = false;
+        if !may_wait || anchor::is_non_blocking(slot, fd) {
+            match sink.taken {
+                // The mode is another than it was: TCP is asked before EAGAIN is said.
+                0 if unasked => continue,
+                0 => return Err(libc::EAGAIN),
+                taken => return Ok(taken),
+            }
+        }
+        let patience = patience.get_or_insert_with(|| Patience::of(slot, limit(fd)));
         let so_far = sink.taken;
         patience.partial = so_far > 0;
         let give_in = |errno: i32| if so_far > 0 { Ok(so_far) } else { Err(errno) };
@@ -153,13 +174,13 @@ pub fn low_water(slot: SlotRef, fd: RawFd) -> usize {
     anchor::socket_option::<i32>(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).map_or(1, |n| n.max(1) as usize)
 }
 
-#[inline]
+#[inline(always)]
 fn through_switch(slot: SlotRef, fd: RawFd) -> Option<Conn> {
     let conn = Conn::of(slot, fd)?;
-    (slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::offer(&conn)).then_some(conn)
+    if slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::offer(&conn) { Some(conn) } else { None }
 }
 
-fn by_kernel(slot: SlotRef, peek: bool, native: &mut impl FnMut() -> isize) -> Option<Result<usize, i32>> {
+fn by_kernel(slot: SlotRef, fd: RawFd, peek: bool, native: &mut impl FnMut() -> isize) -> Option<Result<usize, i32>> {
     let result = |n: isize| usize::try_from(n).map_err(|_| sys::errno());
     if slot.stage() == Stage::Settled {
         return Some(result(native()));
@@ -178,6 +199,9 @@ fn by_kernel(slot: SlotRef, peek: bool, native: &mut impl FnMut() -> isize) -> O
             }
         }
         slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
+        if matches!(result, Ok(1..)) && !peek {
+            meet::has_moved(slot, fd);
+        }
         if result == Ok(0)
             && slot.untold.load(Ordering::Acquire) != 0
             && anchor::unread(slot.descriptor()) == Some(0)
@@ -205,7 +229,7 @@ fn rest_by_kernel(conn: &Conn, sink: &mut Sink<'_>) -> Step {
     let mut tcp = Anchor::of(conn).up_to_mark(true);
     while let Some((to, room)) = sink.next() {
         let mut take = TcpTake::WouldBlock;
-        let counted = by_kernel(conn.slot, false, &mut || {
+        let counted = by_kernel(conn.slot, conn.fd, false, &mut || {
             // SAFETY: the application gave the place for that many bytes.
             take = unsafe { tcp.receive(to, room) };
             if let TcpTake::Bytes(n) = take { n as isize } else { -1 }
@@ -221,8 +245,8 @@ fn rest_by_kernel(conn: &Conn, sink: &mut Sink<'_>) -> Step {
     Step::Full
 }
 
-/// One look under the lock: takes what is there.
-fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
+/// One look under the lock: takes what is there. `lightly`: see [`Step::Unasked`].
+fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool, lightly: bool) -> Step {
     let slot = conn.slot;
     let Ok(mut side) = slot.recv_side() else { return Step::Fail(libc::EAGAIN) };
     if !slot.current() {
@@ -244,11 +268,14 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
         // SAFETY: the application gave the place for that many bytes.
         let take = unsafe {
             if peek {
-                side.reader.peek(&conn.inward, &mut tcp, to, room, sink.taken)
+                Some(side.reader.peek(&conn.inward, &mut tcp, to, room, sink.taken))
+            } else if lightly {
+                side.reader.receive_lightly(&conn.inward, &mut tcp, to, room)
             } else {
-                side.reader.receive(&conn.inward, &mut tcp, to, room)
+                Some(side.reader.receive(&conn.inward, &mut tcp, to, room))
             }
         };
+        let Some(take) = take else { break Step::Unasked };
         match take {
             Take::Bytes { n, from } => {
                 sink.advance(n);
@@ -277,12 +304,12 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool) -> Step {
     pass_on(conn, &side);
     // Ring bytes that stood behind TCP's rest can be read now: news that the peer told too early.
     let uncovered = by_tcp && !peek && side.reader.readable(&conn.inward);
-    drop(side);
+    side.release_and_fence();
     if uncovered {
         epoll::rouse(slot);
     }
     if freed {
-        conn.wake_writer();
+        conn.wake_behind_fence(Way::In);
     }
     outcome
 }
@@ -449,6 +476,12 @@ pub fn readable(conn: &Conn, tcp: bool, low: usize) -> bool {
         return side.reader.available(&conn.inward, &mut Anchor::of(conn)) >= low;
     }
     side.reader.readable(&conn.inward) || tcp && side.reader.wants_tcp()
+}
+
+/// The next byte comes by the ring, or nothing does.
+pub fn awaits_ring(conn: &Conn) -> bool {
+    conn.slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH
+        && conn.slot.recv_side().is_ok_and(|side| side.reader.awaits_ring(&conn.inward))
 }
 
 /// What the ring has produced and how far we are, without the lock: a hint for a spinning reader.

@@ -61,7 +61,14 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
             Step::Fail(errno) => return give_in(source.sent(), errno),
             Step::Full => {}
         }
-        if flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(fd) {
+        let may_wait = flags & libc::MSG_DONTWAIT == 0;
+        if may_wait && patience.is_none() && slot.has(flag::BLOCKS) {
+            // Nothing is asked of the kernel while room may come by itself. Then one more look, as one that is about to sleep.
+            let limit = anchor::time_limit(slot, fd, libc::SO_SNDTIMEO);
+            patience.insert(Patience::of(slot, limit)).spins(&conn, Way::Out);
+            continue;
+        }
+        if !may_wait || anchor::is_non_blocking(slot, fd) {
             if refused {
                 return give_in(source.sent(), libc::EAGAIN);
             }
@@ -73,7 +80,7 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
         }
         let Some(patience) = &mut patience else {
             // One more look, as one that is about to sleep.
-            patience = Some(Patience::of(slot, anchor::time_limit(fd, libc::SO_SNDTIMEO)));
+            patience = Some(Patience::of(slot, anchor::time_limit(slot, fd, libc::SO_SNDTIMEO)));
             continue;
         };
         patience.partial = source.sent() > 0;
@@ -87,10 +94,10 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
 }
 
 /// The context when this direction goes through the switch, taking an offer if there is one.
-#[inline]
+#[inline(always)]
 fn through_switch(slot: SlotRef, fd: RawFd) -> Option<Conn> {
     let conn = Conn::of(slot, fd)?;
-    (slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::take(&conn)).then_some(conn)
+    if slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::take(&conn) { Some(conn) } else { None }
 }
 
 /// The kernel's own call, counted while it is inside. `None`: the phase changed first.
@@ -119,6 +126,9 @@ fn by_kernel(slot: SlotRef, fd: RawFd, source: &mut impl Source) -> Option<Resul
             }
         }
         slot.kernel_sends.fetch_sub(1, Ordering::SeqCst);
+        if matches!(result, Ok(1..)) {
+            meet::has_moved(slot, fd);
+        }
     }
     Some(result.map(|n| before + n))
 }
@@ -147,9 +157,9 @@ fn step(conn: &Conn, source: &mut impl Source, about_to_sleep: bool) -> Step {
             if n > 0 {
                 count(conn, n);
             }
-            drop(side);
+            side.release_and_fence();
             if n > 0 {
-                conn.wake_reader();
+                conn.wake_behind_fence(Way::Out);
             }
             match (n, source.left()) {
                 (_, 0) => Step::All,
@@ -364,7 +374,7 @@ pub fn pump_until_readable(slot: SlotRef, fd: RawFd, flags: i32) {
     let Some(conn) = Conn::of(slot, fd) else { return };
     while owes(&conn) && conn.slot.current() {
         pump(&conn);
-        if !owes(&conn) || flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(fd) {
+        if !owes(&conn) || flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(slot, fd) {
             return;
         }
         let mut entry = libc::pollfd { fd, events: libc::POLLIN | libc::POLLRDHUP | libc::POLLOUT, revents: 0 };

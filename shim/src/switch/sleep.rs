@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use libc::{c_short, pollfd};
 use tandem_protocol::Reason;
 
+use super::anchor::FinalWord;
 use super::restartable::{self, Slept};
 use super::{Conn, anchor, receive, send};
 use crate::calls::lifecycle;
@@ -61,6 +62,11 @@ impl Patience {
         }
     }
 
+    /// Spins, the first time it is asked, if that is worth trying. True: there is something.
+    pub fn spins(&mut self, conn: &Conn, way: Way) -> bool {
+        !std::mem::replace(&mut self.spun, true) && spun_for(conn, way)
+    }
+
     fn left(&self) -> Option<u64> {
         self.until.map(|until| until.saturating_sub(sys::now_ns()))
     }
@@ -79,11 +85,8 @@ pub fn wait_for(conn: &Conn, patience: &mut Patience, skip: usize) -> Woke {
 }
 
 pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
-    if !patience.spun {
-        patience.spun = true;
-        if inclined() && spin_for(conn, way) {
-            return Woke::Look;
-        }
+    if patience.spins(conn, way) {
+        return Woke::Look;
     }
     let Some(wake) = Borrowed::take() else { return timed(conn, patience) };
     let standing = stand(conn, way, wake.0);
@@ -336,12 +339,16 @@ pub fn out_events(conn: &Conn) -> c_short {
     if known { 0 } else { libc::POLLRDHUP }
 }
 
-/// Spins on the one word that the other end will store: no lock, no call.
-fn spin_for(conn: &Conn, way: Way) -> bool {
+/// Spins, if it is worth trying, on what the other end will store: no lock, no call. True: there is something.
+fn spun_for(conn: &Conn, way: Way) -> bool {
+    if !inclined() {
+        return false;
+    }
     match way {
         Way::In => {
             let delivered = conn.slot.delivered();
-            spin(|| receive::produced(conn) > delivered)
+            // An orderly end is told by its word, too.
+            spin(|| receive::produced(conn) > delivered || conn.inward.load_final())
         }
         Way::Out => {
             let before = conn.out.load(Word::Consumed);
@@ -367,17 +374,21 @@ pub fn inclined() -> bool {
 
 /// True as soon as `ready` is; false when spinning did not help.
 pub fn spin(ready: impl Fn() -> bool) -> bool {
-    let end = sys::now_ns() + SPIN_NS;
+    // The time is asked for when the first looks were in vain.
+    let mut end = None;
     loop {
         for _ in 0..LOOKS_A_CLOCK {
             if ready() {
                 let credit = CREDIT.load(Ordering::Relaxed);
-                CREDIT.store((credit + 2).clamp(1, MOST_CREDIT), Ordering::Relaxed);
+                if credit < MOST_CREDIT {
+                    CREDIT.store((credit + 2).clamp(1, MOST_CREDIT), Ordering::Relaxed);
+                }
                 return true;
             }
             std::hint::spin_loop();
         }
-        if sys::now_ns() >= end {
+        let now = sys::now_ns();
+        if now >= *end.get_or_insert(now + SPIN_NS) {
             let credit = CREDIT.load(Ordering::Relaxed);
             CREDIT.store((credit - 1).max(-1), Ordering::Relaxed);
             return false;

@@ -2,14 +2,18 @@
 //!
 //! The application's entries are copied; a switched connection's copy asks the kernel only for what the kernel can say of
 //! its anchor, and what it answers is put together with the ring's side. Where nothing is ready the thread names itself
-//! at every switched connection, looks again, and sleeps in one ppoll over the copies, its own wake and wake 0.
+//! at every switched connection, looks again, and sleeps in one ppoll over the copies, its own wake and wake 0: what that
+//! says is the next look. Where only rings are asked about, and their anchors were looked at in this clock tick, the first
+//! look is at the rings alone.
 
 use std::sync::atomic::Ordering;
 
 use libc::{c_int, c_short, c_ulong, fd_set, nfds_t, pollfd, sigset_t};
 
 use super::sleep::{self, Borrowed, Standing, Way, stand};
-use super::{Conn, ready, receive, send};
+use smallvec::SmallVec;
+
+use super::{Conn, anchor, ready, receive, send};
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::provider::local::WAKE0;
@@ -53,7 +57,7 @@ pub unsafe fn select(
     ];
     meet::collect();
     let Ok(size) = usize::try_from(count) else { return Outcome::Bypass };
-    let mut entries = Vec::new();
+    let mut entries = SmallVec::<[pollfd; 16]>::new();
     for fd in 0..size {
         let mut events = 0;
         for (set, asked) in sets.iter().zip(ASKED) {
@@ -117,14 +121,18 @@ enum Kind {
     Hidden,
 }
 
+/// Entries for which nothing is allocated.
+const FEW: usize = 4;
+
 struct Round {
-    kinds: Vec<Kind>,
+    kinds: SmallVec<[Kind; FEW]>,
     /// The copies, and room for two more.
-    copies: Vec<pollfd>,
+    copies: SmallVec<[pollfd; FEW + 2]>,
 }
 
 fn watch(entries: &mut [pollfd], limit: Option<u64>, mask: *const sigset_t) -> Result<c_int, c_int> {
     let until = limit.map(|ns| sys::now_ns().saturating_add(ns));
+    let may_sleep = limit != Some(0);
     let mut spun = false;
     loop {
         let round = Round::begin(entries);
@@ -133,7 +141,8 @@ fn watch(entries: &mut [pollfd], limit: Option<u64>, mask: *const sigset_t) -> R
             return round.by_kernel(entries, left, mask);
         }
         let mut round = round;
-        let found = round.look(entries, mask)?;
+        let lightly = may_sleep && mask.is_null() && round.is_about_rings_alone();
+        let found = if lightly { round.sum(entries) } else { round.look(entries, mask)? };
         if found > 0 {
             return Ok(found);
         }
@@ -148,13 +157,20 @@ fn watch(entries: &mut [pollfd], limit: Option<u64>, mask: *const sigset_t) -> R
             }
         }
         round.rest(left, mask)?;
+        // Others' directions may have moved meanwhile: then all is looked at anew.
+        if !round.counted().any(ready::switched) {
+            let found = round.sum(entries);
+            if found > 0 {
+                return Ok(found);
+            }
+        }
     }
 }
 
 impl Round {
     fn begin(entries: &[pollfd]) -> Round {
         let mut round =
-            Round { kinds: Vec::with_capacity(entries.len()), copies: Vec::with_capacity(entries.len() + 2) };
+            Round { kinds: SmallVec::with_capacity(entries.len()), copies: SmallVec::with_capacity(entries.len() + 2) };
         for entry in entries {
             let kind = kind(entry);
             let copy = match kind {
@@ -208,19 +224,45 @@ impl Round {
         });
     }
 
+    /// The kernel has nothing to say that is not known, and what it will say ends the sleep.
+    fn is_about_rings_alone(&self) -> bool {
+        const RINGS: u32 = ready::IN | ready::OUT | (libc::POLLHUP | libc::POLLERR) as u32;
+        let tick = sys::tick_ns();
+        self.kinds.iter().all(|kind| match kind {
+            Kind::Switched(conn, wanted) => {
+                wanted & !RINGS == 0
+                    && anchor::is_fresh(conn, tick)
+                    && (wanted & ready::IN == 0 || receive::awaits_ring(conn))
+                    && (wanted & ready::OUT == 0 || conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH)
+            }
+            _ => false,
+        })
+    }
+
     /// Asks the kernel about the copies and puts the answers together; returns how many entries have events.
     fn look(&mut self, entries: &mut [pollfd], mask: *const sigset_t) -> Result<c_int, c_int> {
+        let tick = sys::tick_ns();
         let n = real_poll(&mut self.copies, Some(0), mask);
         if n < 0 {
             return Err(sys::errno());
         }
+        for (kind, copy) in self.kinds.iter().zip(&self.copies) {
+            let (Kind::Switched(conn, _), 0) = (kind, copy.revents) else { continue };
+            // The urgent byte that it told of has been fetched.
+            conn.slot.anchor.fetch_and(!(libc::POLLPRI as u32), Ordering::AcqRel);
+            if copy.events & (libc::POLLIN | libc::POLLRDHUP) != 0 {
+                // Nothing, though the peer's end would have shown.
+                conn.slot.anchor_tick.store(tick, Ordering::Relaxed);
+            }
+        }
+        Ok(self.sum(entries))
+    }
+
+    /// What the kernel said of the copies last (nothing at first), and the rings.
+    fn sum(&self, entries: &mut [pollfd]) -> c_int {
         let mut found = 0;
         for ((entry, copy), kind) in entries.iter_mut().zip(&self.copies).zip(&self.kinds) {
             let kernel = u32::from(copy.revents.cast_unsigned());
-            if let (Kind::Switched(conn, _), 0) = (kind, kernel) {
-                // The urgent byte that it told of has been fetched.
-                conn.slot.anchor.fetch_and(!(libc::POLLPRI as u32), Ordering::AcqRel);
-            }
             entry.revents = match kind {
                 Kind::Kernel | Kind::Counted(_) => copy.revents,
                 Kind::Hidden => libc::POLLNVAL,
@@ -230,7 +272,7 @@ impl Round {
             };
             found += c_int::from(entry.revents != 0);
         }
-        Ok(found)
+        found
     }
 
     fn switched(&self) -> impl Iterator<Item = (&Conn, u32)> {
@@ -247,7 +289,7 @@ impl Round {
 
     /// Spins while only rings are waited for in vain: the kernel's descriptors are looked at when it ends.
     fn spin(&self) -> bool {
-        let marks: Vec<_> = self.switched().map(|(conn, _)| (*conn, conn.slot.delivered())).collect();
+        let marks: SmallVec<[_; FEW]> = self.switched().map(|(conn, _)| (*conn, conn.slot.delivered())).collect();
         !marks.is_empty()
             && sleep::inclined()
             && sleep::spin(|| marks.iter().any(|(conn, delivered)| receive::produced(conn) > *delivered))
@@ -255,7 +297,7 @@ impl Round {
 
     fn rest(&mut self, left: Option<u64>, mask: *const sigset_t) -> Result<(), c_int> {
         let wake = Borrowed::take();
-        let mut standing: Vec<Standing> = Vec::new();
+        let mut standing = SmallVec::<[Standing; FEW]>::new();
         if let Some(Borrowed(wake)) = wake {
             for (conn, wanted) in self.switched() {
                 let slot = conn.slot;
@@ -272,7 +314,7 @@ impl Round {
         let bound = if wake.is_some() { bound } else { Some(left.unwrap_or(u64::MAX).min(TIMED_NS)) };
         self.refresh_copies();
         self.enter_kernel();
-        let asleep: Vec<_> = self.sets().filter_map(epoll::fall_asleep_on).collect();
+        let asleep: SmallVec<[_; FEW]> = self.sets().filter_map(epoll::fall_asleep_on).collect();
         let bound = asleep.iter().fold(bound, |bound, asleep| asleep.bound(bound));
         let bound = if self.stirs() { Some(0) } else { bound };
         let own = self.copies.len();

@@ -50,6 +50,24 @@ fn a_row_lives_and_is_folded_once() {
 }
 
 #[test]
+fn an_announced_connection_is_identified_later_and_keeps_its_counts() {
+    let registry = fresh();
+    registry.announce(5, (42, 9), true, Reason::FewCalls);
+    let row = registry.row(5);
+    row.tx_tcp.store(3, Ordering::Relaxed);
+    let copy = row.read().expect("live");
+    assert_eq!((copy.descriptor, copy.identity.pid, copy.identity.connected), (Some(9), 42, true));
+    registry.identify(5, &identity(4_000));
+    let copy = row.read().expect("live");
+    assert_eq!((copy.descriptor, copy.identity, copy.tx_tcp), (None, identity(4_000), 3));
+    assert_eq!(copy.reason, Some(Reason::FewCalls));
+    registry.retire(5);
+    registry.identify(5, &identity(4_001));
+    assert!(row.read().is_none(), "a retired row stays so");
+    assert_eq!(registry.header.totals.connections.load(Ordering::Relaxed), 1);
+}
+
+#[test]
 fn a_row_under_the_pen_is_not_read() {
     let registry = fresh();
     registry.publish(0, &identity(1), Reason::None);

@@ -175,7 +175,7 @@ fn nothing(slot: SlotRef, fd: RawFd, flags: c_int, native: impl FnMut() -> ssize
     let mut byte = 0u8;
     let place = [iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 }];
     match receive::receive(slot, fd, &mut Sink::new(&place), flags | libc::MSG_PEEK, native) {
-        Err(libc::EAGAIN) if flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(fd) => Err(libc::EAGAIN),
+        Err(libc::EAGAIN) if flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(slot, fd) => Err(libc::EAGAIN),
         Ok(_) | Err(libc::EAGAIN | libc::EINTR) => Ok(0),
         other => other,
     }

@@ -151,7 +151,7 @@ fn waiting(pipe: RawFd) -> usize {
 
 /// Until the pipe is ready, or has lost its other end, which the kernel's own call then says.
 fn await_pipe(pipe: RawFd, events: i16, no_wait: bool) -> Result<(), i32> {
-    let no_wait = no_wait || crate::switch::anchor::is_non_blocking(pipe);
+    let no_wait = no_wait || crate::switch::anchor::has_no_wait(pipe);
     let mut entry = libc::pollfd { fd: pipe, events, revents: 0 };
     // SAFETY: one entry.
     match unsafe { real::poll(&mut entry, 1, if no_wait { 0 } else { -1 }) } {

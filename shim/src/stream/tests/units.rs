@@ -58,6 +58,16 @@ impl Pair {
         take
     }
 
+    /// None: nothing came, and TCP was not asked.
+    fn receive_lightly(&mut self, len: usize) -> Option<Take> {
+        let mut bytes = vec![0; len];
+        let (port, received) = (self.shared.port(), self.kernel.received);
+        // SAFETY: a vector of that length.
+        let take = unsafe { self.reader.receive_lightly(&port, &mut self.kernel, bytes.as_mut_ptr(), len) };
+        assert!(take.is_some() || self.kernel.received == received);
+        take
+    }
+
     fn peek(&mut self, len: usize, skip: usize) -> Take {
         let from = self.reader.consumed() + skip as u64;
         let (take, bytes) = peek(&mut self.reader, &self.shared.port(), &mut self.kernel, len, skip);
@@ -94,6 +104,33 @@ fn tcp_up_to_n_then_the_ring() {
     assert_eq!(pair.receive(100), companion(4));
     assert_eq!(pair.receive(100), Take::WouldBlock);
     assert_eq!(pair.reader.state(), RState::Ring);
+}
+
+#[test]
+fn a_light_receive_leaves_tcp_alone_only_while_the_ring_is_what_is_waited_for() {
+    let mut pair = Pair::switched(3);
+    assert_eq!(pair.receive_lightly(100), Some(tcp(3)), "TCP's rest comes first");
+    assert_eq!(pair.receive_lightly(100), None);
+    pair.write(4);
+    assert_eq!(pair.receive_lightly(100), Some(companion(4)));
+    // The way back is TCP's news, of which a sleeper is told; the first receive that asks finds it.
+    pair.fail_back();
+    assert_eq!(pair.pump(), Pumped::Done);
+    assert_eq!(pair.receive_lightly(100), None);
+    pair.write_tcp(2);
+    assert_eq!(pair.receive(100), tcp(2));
+    assert_eq!(pair.receive_lightly(100), Some(Take::WouldBlock), "nothing comes by the ring any more");
+
+    let mut pair = Pair::switched(0);
+    pair.write(1);
+    assert_eq!(pair.receive_lightly(100), Some(companion(1)));
+    assert!(pair.writer.finish(&pair.shared.port()));
+    pair.kernel.fin = true;
+    assert_eq!(pair.receive_lightly(100), Some(Take::Eof), "the end is told by its word");
+
+    let mut pair = Pair::switched(0);
+    pair.reader.leave(&pair.shared.port());
+    assert_eq!(pair.receive_lightly(100), Some(Take::WouldBlock), "what was asked back comes by TCP");
 }
 
 #[test]
