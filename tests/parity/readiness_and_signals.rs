@@ -36,6 +36,9 @@ rows! {
         pair("epoll_modes").argument("tolerant").passes("1,2,3,4,6,w").failing_back(&[5, 20])
     };
     a_registered_number_is_closed_and_used_anew => |pair| pair("closed_number").passes("0,3,w,w");
+    /// As nginx does with its upstreams.
+    registered_before_it_is_connected => |pair| pair("before_connect").argument("epoll").passes("0,3,w,w").failing_back(&[]);
+    doubled_before_it_is_connected => |pair| pair("before_connect").argument("dup").passes("0,3,w,w");
     a_connection_passed_between_epoll_sets_in_turns => |pair| pair("turns").passes("0,3,w,w");
     select_near_its_limit_and_poll_with_doubles => |pair| pair("polls").passes("0,3,w");
 }

@@ -1,6 +1,7 @@
 //! How a socket gets its two ends: bind, listen, connect, accept, shutdown, names.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::{Ordering, fence};
 
 use crate::autobind::{self, record};
 use crate::config::{self, Attach};
@@ -83,7 +84,7 @@ pub unsafe fn by_fast_open(
     }
     {
         if let Outcome::Done(n @ 1..) = outcome {
-            slot.tx_tcp.fetch_add(n as u64, std::sync::atomic::Ordering::AcqRel);
+            slot.tx_tcp.fetch_add(n as u64, Ordering::AcqRel);
         }
         watch(slot, fd);
     }
@@ -97,10 +98,16 @@ fn connected(slot: SlotRef, fd: RawFd) {
     }
 }
 
-/// From now on data calls concern the switch.
+/// From now on data calls concern the switch, by whichever number.
 fn watch(slot: SlotRef, fd: RawFd) {
-    if slot.stage() < Stage::Settled {
-        fd_table::unsettle(fd);
+    if slot.stage() == Stage::Settled {
+        return;
+    }
+    fd_table::unsettle(fd);
+    // Pairs with the one in `lifecycle::doubled`: of a dup in another thread either this sees the new number, or that this.
+    fence(Ordering::SeqCst);
+    if slot.has_others() {
+        (0..fd_table::ceiling()).filter(|&n| fd_table::socket(n) == Some(slot.index)).for_each(fd_table::unsettle);
     }
 }
 

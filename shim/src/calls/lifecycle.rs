@@ -1,6 +1,7 @@
 //! Birth, death and doubling of descriptors.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::{Ordering, fence};
 
 use tandem_protocol::Reason;
 
@@ -270,6 +271,11 @@ fn doubled(old: RawFd, new: c_int) -> Outcome<c_int> {
             if let Some(slot) = slot::at(index) {
                 slot.add_descriptor();
                 fd_table::set(new, entry);
+                fence(Ordering::SeqCst);
+                if fd_table::life(old) == Entry::Socket(index) {
+                    // Connected meanwhile: see `connect::watch`.
+                    fd_table::unsettle(new);
+                }
             }
         }
         Entry::Epoll(index) => {

@@ -9,10 +9,10 @@ use tandem_protocol::Reason;
 use super::adopt::adopt;
 use super::nested;
 use super::set::{self, Entered, Guard, Set, at};
-use crate::fd_table::{self, Entry};
+use crate::fd_table;
 use crate::outcome::Outcome;
 use crate::real;
-use crate::slot::{self, SlotRef};
+use crate::slot::{self, SlotRef, Stage};
 use crate::switch::{self, Conn, ready};
 
 /// epoll_ctl. `event` is null for EPOLL_CTL_DEL at most.
@@ -24,15 +24,16 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
         // SAFETY: by the caller.
         return unsafe { nested::control(epfd, op, (fd, inner), event) };
     }
-    let Entry::Socket(index) = fd_table::life(fd) else {
-        if let (Some(set), Entry::Settled(_), true) = (set::of(epfd), fd_table::life(fd), op == libc::EPOLL_CTL_DEL)
+    let Some(slot) = slot::of(fd) else { return Outcome::Bypass };
+    // One that is not connected yet is settled in the table, and may be carried later: programs register, then connect.
+    if slot.stage() == Stage::Settled {
+        if let (Some(set), true) = (set::of(epfd), op == libc::EPOLL_CTL_DEL)
             && let Some(mut inner) = set.lock()
         {
             inner.native.remove(&fd);
         }
         return Outcome::Bypass;
-    };
-    let Some(slot) = slot::at(index) else { return Outcome::Bypass };
+    }
     let Some((number, set)) = fd_table::epoll(epfd).and_then(|n| Some((n, at(n)?))) else {
         // A set that came from elsewhere: what waits on it cannot be told of the ring.
         if op == libc::EPOLL_CTL_ADD {
