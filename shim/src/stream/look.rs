@@ -90,6 +90,7 @@ impl Reader {
             && !self.leaving()
             && !self.held
             && !self.final_seen(port)
+            && port.load(Word::Left) != self.epoch
     }
 
     /// How many bytes `receive` could give now, TCP's rest and ring together: FIONREAD, SO_RCVLOWAT, MSG_WAITALL.
