@@ -217,3 +217,12 @@ pub fn set_errno(value: i32) {
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = value }
 }
+
+/// On the alternate stack of a signal handler, whose place says nothing of what is called by what.
+pub fn on_signal_stack() -> bool {
+    // SAFETY: a null pointer asks only; the other is on this frame, and all-zero is valid for it.
+    unsafe {
+        let mut stack: libc::stack_t = std::mem::zeroed();
+        libc::sigaltstack(std::ptr::null(), &raw mut stack) != 0 || stack.ss_flags & libc::SS_ONSTACK != 0
+    }
+}

@@ -47,6 +47,11 @@ impl Wake {
         (fd >= 0).then_some(Wake { id, fd, bind })
     }
 
+    /// It is this process's, and has been since it was taken.
+    pub fn is_ours(self) -> bool {
+        Wake::of(self.id) == Some(self)
+    }
+
     #[cold]
     fn make() -> Option<Wake> {
         // Made by a child by vfork it would be the child's descriptor, noted in the parent's memory.
@@ -123,12 +128,14 @@ pub fn is_mine(id: u32) -> bool {
     MINE.get(id as usize).is_some_and(|fd| fd.load(Ordering::Acquire) != 0)
 }
 
-/// The process that made it still lives.
-pub fn has_owner(id: u32) -> bool {
-    is_mine(id)
-        || family::existing()
-            .and_then(|family| family.shared.wake_owner.get(id as usize))
-            .is_some_and(|owner| sys::process_alive(owner.load(Ordering::Acquire)))
+/// Somebody sleeps by it, or could: it is borrowed here, or the process that made it still lives.
+pub fn in_use(id: u32) -> bool {
+    if is_mine(id) {
+        return FREE.get(id as usize / 64).is_some_and(|word| word.load(Ordering::Acquire) >> (id % 64) & 1 == 0);
+    }
+    family::existing()
+        .and_then(|family| family.shared.wake_owner.get(id as usize))
+        .is_some_and(|owner| sys::process_alive(owner.load(Ordering::Acquire)))
 }
 
 /// Wakes a sleeper of this process.

@@ -415,7 +415,7 @@ pub fn watch(conn: &Conn, wake: Wake) {
 
 /// This process's, or that of one that has ended.
 fn no_other_process(id: u32) -> bool {
-    wake::is_mine(id) || !wake::has_owner(id)
+    wake::is_mine(id) || !wake::in_use(id)
 }
 
 /// A forked child that closes what it inherited takes nothing from its parent's set, which stands there in shared memory.

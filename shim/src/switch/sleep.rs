@@ -3,6 +3,7 @@
 //! A wait first spins, where a second core is free for it and spinning has paid of late; then it sleeps in one ppoll on
 //! {anchor, own wake, wake 0}. The order that keeps a wake from being lost is in `wake`.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use libc::{c_short, pollfd};
@@ -88,9 +89,10 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
     if patience.spins(conn, way) {
         return Woke::Look;
     }
-    let Some(wake) = Borrowed::take() else { return timed(conn, patience) };
-    let standing = stand(conn, way, wake.0);
-    wake.0.fall_asleep();
+    let Some(borrowed) = Borrowed::take() else { return timed(conn, patience) };
+    let wake = borrowed.wake;
+    let standing = stand(conn, way, wake);
+    wake.fall_asleep();
     let woke = if now_ready(conn, way) || !conn.slot.shows(conn.fd) {
         Woke::Look
     } else {
@@ -99,34 +101,76 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
         let own = patience.left();
         let limit = standing.bound(if low_water { Some(own.unwrap_or(u64::MAX).min(LOOK_NS)) } else { own });
         let slept = if limit.is_none() && !patience.partial && signals::mixed() {
-            restartably(conn, way, wake.0)
+            restartably(conn, way, wake)
         } else {
-            poll(conn, way, Some(wake.0), limit)
+            poll(conn, way, Some(wake), limit)
         };
         if limit == own { slept } else { untimed(slept, patience) }
     };
-    wake.0.wake_up();
+    wake.wake_up();
     drop(standing);
-    drop(wake);
+    drop(borrowed);
     judge(conn, woke, patience)
 }
 
-/// A wake for one sleep: given back however that ends, by pthread_cancel too.
-pub struct Borrowed(pub Wake);
+/// A wake for one sleep: given back however that ends, by pthread_cancel too. (By a longjmp out of a signal handler: at the
+/// thread's next sleep.)
+pub struct Borrowed {
+    pub wake: Wake,
+    before: Option<Lent>,
+}
+
+/// What this thread has borrowed last, and where on its stack.
+#[derive(Clone, Copy)]
+struct Lent {
+    wake: Wake,
+    frame: usize,
+}
+
+thread_local! {
+    // const-initialised and without Drop, as in `sys`.
+    static LAST: Cell<Option<Lent>> = const { Cell::new(None) };
+    /// The one before that, which a signal handler has interrupted or a longjmp left behind: nobody looks after it now.
+    static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+}
 
 impl Borrowed {
     pub fn take() -> Option<Borrowed> {
-        Wake::take().map(Borrowed)
+        let here = 0u8;
+        let frame = (&raw const here).addr();
+        // A forked child has none of its parent's.
+        let before = LAST.get().filter(|lent| lent.wake.is_ours());
+        LEFT.set(before.map(|lent| lent.wake.id));
+        // A caller's frame, if that is what it is, lies above ours: at or below ours nothing is alive any more.
+        let abandoned = before.filter(|lent| lent.frame <= frame && !sys::on_signal_stack());
+        let wake = match abandoned {
+            Some(lent) => {
+                lent.wake.wake_up();
+                lent.wake.drain();
+                lent.wake
+            }
+            None => Wake::take()?,
+        };
+        LAST.set(Some(Lent { wake, frame }));
+        Some(Borrowed { wake, before: before.filter(|_| abandoned.is_none()) })
     }
 }
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        if self.0.sleeps() {
-            self.0.wake_up();
+        LAST.set(self.before);
+        LEFT.set(None);
+        if self.wake.sleeps() {
+            self.wake.wake_up();
         }
-        self.0.put_back();
+        self.wake.put_back();
     }
+}
+
+/// Stands in a list for nobody: its owner is gone, or it is this thread's from a sleep that is over or interrupted. (An
+/// interrupted one looks anew when the handler returns.)
+fn stands_for_nobody(id: u32) -> bool {
+    LEFT.get() == Some(id) || !wake::in_use(id)
 }
 
 /// A sleeper's place in a direction's list; dropped when it is awake, for whatever reason. The next one is named then, and
@@ -227,7 +271,7 @@ fn join(sleepers: &mut Sleepers, wake: Wake, port: &LocalPort<'static>, word: Wo
         sleepers.name(port, word);
         return (added, true);
     }
-    sleepers.retain(wake::has_owner);
+    sleepers.retain(|id| !stands_for_nobody(id));
     let among_own = sleepers.all().all(wake::is_mine);
     // The set of another process stays named: nobody here could tell it.
     let added = (among_own || sleepers.set_is(wake::is_mine)) && sleepers.add(wake.id);

@@ -296,9 +296,10 @@ impl Round {
     }
 
     fn rest(&mut self, left: Option<u64>, mask: *const sigset_t) -> Result<(), c_int> {
-        let wake = Borrowed::take();
-        let mut standing = SmallVec::<[Standing; FEW]>::new();
-        if let Some(Borrowed(wake)) = wake {
+        let borrowed = Borrowed::take();
+        let wake = borrowed.as_ref().map(|borrowed| borrowed.wake);
+        let mut standing: SmallVec<[Standing; FEW]> = SmallVec::new();
+        if let Some(wake) = wake {
             for (conn, wanted) in self.switched() {
                 let slot = conn.slot;
                 if wanted & ready::IN != 0 && slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
@@ -318,21 +319,21 @@ impl Round {
         let bound = asleep.iter().fold(bound, |bound, asleep| asleep.bound(bound));
         let bound = if self.stirs() { Some(0) } else { bound };
         let own = self.copies.len();
-        let wake_fd = wake.as_ref().map_or(-1, |wake| wake.0.fd);
+        let wake_fd = wake.map_or(-1, |wake| wake.fd);
         self.copies.push(pollfd { fd: wake_fd, events: libc::POLLIN, revents: 0 });
         self.copies.push(pollfd { fd: WAKE0.load(Ordering::Acquire), events: libc::POLLIN, revents: 0 });
         let n = real_poll(&mut self.copies, bound, mask);
         let errno = sys::errno();
         drop(asleep);
         self.leave_kernel();
-        if let Some(Borrowed(wake)) = wake {
+        if let Some(wake) = wake {
             wake.wake_up();
             if self.copies.get(own).is_some_and(|copy| copy.revents != 0) {
                 wake.drain();
             }
         }
         drop(standing);
-        drop(wake);
+        drop(borrowed);
         if self.copies.get(own + 1).is_some_and(|copy| copy.revents != 0) {
             wake::rouse_all();
         }
