@@ -113,10 +113,11 @@ fn a_light_receive_leaves_tcp_alone_only_while_the_ring_is_what_is_waited_for() 
     assert_eq!(pair.receive_lightly(100), None);
     pair.write(4);
     assert_eq!(pair.receive_lightly(100), Some(companion(4)));
-    // The way back is TCP's news, of which a sleeper is told; the first receive that asks finds it.
+    assert_eq!(pair.receive_lightly(100), None);
+    // The way back is told by a word, and TCP is asked.
     pair.fail_back();
     assert_eq!(pair.pump(), Pumped::Done);
-    assert_eq!(pair.receive_lightly(100), None);
+    assert_eq!(pair.receive_lightly(100), Some(Take::WouldBlock));
     pair.write_tcp(2);
     assert_eq!(pair.receive(100), tcp(2));
     assert_eq!(pair.receive_lightly(100), Some(Take::WouldBlock), "nothing comes by the ring any more");
