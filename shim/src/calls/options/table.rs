@@ -122,7 +122,7 @@ pub const TABLE: &[(c_int, &[Row])] = &[
             (14, "TCP_MD5SIG", NoCompanion("segments are signed")),
             (16, "TCP_THIN_LINEAR_TIMEOUTS", Anchors),
             (17, "TCP_THIN_DUPACK", Anchors),
-            (18, "TCP_USER_TIMEOUT", Anchors),
+            (18, "TCP_USER_TIMEOUT", NoCompanion("the kernel would see nothing wait")),
             (19, "TCP_REPAIR", NoCompanion("the kernel takes the stream over")),
             (20, "TCP_REPAIR_QUEUE", NoCompanion("the kernel takes the stream over")),
             (21, "TCP_QUEUE_SEQ", NoCompanion("the kernel takes the stream over")),
