@@ -18,7 +18,8 @@
 //! | `plan.rs` | what every process and request should have now |
 //! | `worker.rs` | the task that makes it so |
 //! | `arenas.rs` | the memory that processes look it up in |
-//! | `asking.rs` | what clients ask: open, release, networks, explain |
+//! | `asking.rs` | what clients ask: open, release, networks |
+//! | `explaining.rs` | why a process has what it has |
 //! | `destroy.rs` | ending connections whose interface has gone, where policy says so |
 //! | `saved.rs` | requests, kept over a restart |
 
@@ -26,6 +27,7 @@ mod arenas;
 mod asking;
 mod compile;
 mod destroy;
+mod explaining;
 mod netlink;
 mod plan;
 pub mod process;
@@ -61,7 +63,8 @@ use request::{Net, Request, Status};
 use settings::{Existing, WhenGone};
 use view::View;
 
-pub use asking::{Asker, Explanation, NetworkStatus, Source};
+pub use asking::{Asker, NetworkStatus, Source};
+pub use explaining::Explanation;
 
 /// Events that a watcher may be behind by.
 const EVENTS: usize = 256;

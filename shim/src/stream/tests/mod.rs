@@ -3,6 +3,7 @@
 
 mod directions;
 mod hostile;
+mod looking;
 mod sharing;
 mod sleeping;
 mod units;

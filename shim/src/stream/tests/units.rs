@@ -5,22 +5,22 @@ use crate::stream::faults::{self, Fault};
 use crate::stream::record::{Collector, Record};
 use crate::stream::{Port, Pumped, RState, WState, Word, Writer, WriterEvent};
 
-struct Pair {
-    shared: Shared,
-    kernel: Kernel,
-    writer: Writer,
-    reader: Reader,
+pub struct Pair {
+    pub shared: Shared,
+    pub kernel: Kernel,
+    pub writer: Writer,
+    pub reader: Reader,
     written: u64,
 }
 
 impl Pair {
-    fn new() -> Pair {
+    pub fn new() -> Pair {
         let (writer, reader) = (Writer::default(), Reader::default());
         Pair { shared: Shared::new(), kernel: Kernel::new(1 << 16), writer, reader, written: 0 }
     }
 
     /// Offered and taken after `before` bytes on TCP, none of them received yet.
-    fn switched(before: usize) -> Pair {
+    pub fn switched(before: usize) -> Pair {
         let mut pair = Pair::new();
         assert!(pair.reader.offer(&pair.shared.port(), 0));
         pair.write_tcp(before);
@@ -28,14 +28,14 @@ impl Pair {
         pair
     }
 
-    fn consider(&mut self, change: impl FnOnce(&mut WriterFacts)) -> WriterEvent {
+    pub fn consider(&mut self, change: impl FnOnce(&mut WriterFacts)) -> WriterEvent {
         let mut facts = willing(self.written);
         change(&mut facts);
         let sent = self.kernel.sent;
         self.writer.consider(&self.shared.port(), &facts, |count| count == sent)
     }
 
-    fn write_tcp(&mut self, len: usize) {
+    pub fn write_tcp(&mut self, len: usize) {
         if len == 0 {
             return;
         }
@@ -43,7 +43,7 @@ impl Pair {
         self.written += len as u64;
     }
 
-    fn write(&mut self, len: usize) -> usize {
+    pub fn write(&mut self, len: usize) -> usize {
         let bytes = tokens(self.written, len);
         // SAFETY: a vector of that length.
         let n = unsafe { self.writer.write(&self.shared.port(), bytes.as_ptr(), len) };
@@ -51,7 +51,7 @@ impl Pair {
         n
     }
 
-    fn receive(&mut self, len: usize) -> Take {
+    pub fn receive(&mut self, len: usize) -> Take {
         let from = self.reader.consumed();
         let (take, bytes) = receive(&mut self.reader, &self.shared.port(), &mut self.kernel, len);
         assert_eq!(bytes, tokens(from, bytes.len()));
@@ -59,7 +59,7 @@ impl Pair {
     }
 
     /// None: nothing came, and TCP was not asked.
-    fn receive_lightly(&mut self, len: usize) -> Option<Take> {
+    pub fn receive_lightly(&mut self, len: usize) -> Option<Take> {
         let mut bytes = vec![0; len];
         let (port, received) = (self.shared.port(), self.kernel.received);
         // SAFETY: a vector of that length.
@@ -68,22 +68,22 @@ impl Pair {
         take
     }
 
-    fn peek(&mut self, len: usize, skip: usize) -> Take {
+    pub fn peek(&mut self, len: usize, skip: usize) -> Take {
         let from = self.reader.consumed() + skip as u64;
         let (take, bytes) = peek(&mut self.reader, &self.shared.port(), &mut self.kernel, len, skip);
         assert_eq!(bytes, tokens(from, bytes.len()));
         take
     }
 
-    fn available(&mut self) -> usize {
+    pub fn available(&mut self) -> usize {
         self.reader.available(&self.shared.port(), &mut self.kernel)
     }
 
-    fn pump(&mut self) -> Pumped {
+    pub fn pump(&mut self) -> Pumped {
         self.writer.pump(&self.shared.port(), &mut self.kernel)
     }
 
-    fn fail_back(&mut self) {
+    pub fn fail_back(&mut self) {
         assert_eq!(self.consider(|facts| facts.fail_back = true), WriterEvent::FailBackBegan);
     }
 }
@@ -104,34 +104,6 @@ fn tcp_up_to_n_then_the_ring() {
     assert_eq!(pair.receive(100), companion(4));
     assert_eq!(pair.receive(100), Take::WouldBlock);
     assert_eq!(pair.reader.state(), RState::Ring);
-}
-
-#[test]
-fn a_light_receive_leaves_tcp_alone_only_while_the_ring_is_what_is_waited_for() {
-    let mut pair = Pair::switched(3);
-    assert_eq!(pair.receive_lightly(100), Some(tcp(3)), "TCP's rest comes first");
-    assert_eq!(pair.receive_lightly(100), None);
-    pair.write(4);
-    assert_eq!(pair.receive_lightly(100), Some(companion(4)));
-    assert_eq!(pair.receive_lightly(100), None);
-    // The way back is told by a word, and TCP is asked.
-    pair.fail_back();
-    assert_eq!(pair.pump(), Pumped::Done);
-    assert_eq!(pair.receive_lightly(100), Some(Take::WouldBlock));
-    pair.write_tcp(2);
-    assert_eq!(pair.receive(100), tcp(2));
-    assert_eq!(pair.receive_lightly(100), Some(Take::WouldBlock), "nothing comes by the ring any more");
-
-    let mut pair = Pair::switched(0);
-    pair.write(1);
-    assert_eq!(pair.receive_lightly(100), Some(companion(1)));
-    assert!(pair.writer.finish(&pair.shared.port()));
-    pair.kernel.fin = true;
-    assert_eq!(pair.receive_lightly(100), Some(Take::Eof), "the end is told by its word");
-
-    let mut pair = Pair::switched(0);
-    pair.reader.leave(&pair.shared.port());
-    assert_eq!(pair.receive_lightly(100), Some(Take::WouldBlock), "what was asked back comes by TCP");
 }
 
 #[test]
@@ -416,49 +388,6 @@ fn leave_after_the_take_fails_back() {
     assert_eq!(pair.receive(1), companion(1));
     assert_eq!(pair.receive(9), tcp(1));
     assert_eq!((pair.reader.state(), pair.reader.leaving()), (RState::Plain, false));
-}
-
-#[test]
-fn peek_and_available_span_tcp_and_ring() {
-    let mut pair = Pair::switched(3);
-    assert_eq!(pair.write(4), 4);
-    assert_eq!(pair.peek(9, 0), tcp(3));
-    assert_eq!(pair.peek(9, 3), companion(4));
-    assert_eq!(pair.peek(9, 5), companion(2));
-    assert_eq!(pair.available(), 7);
-    assert_eq!(pair.receive(2), tcp(2));
-    assert_eq!(pair.peek(9, 1), companion(4));
-    assert_eq!(pair.available(), 5);
-    pair.fail_back();
-    assert_eq!(pair.pump(), Pumped::Done);
-    pair.write_tcp(2);
-    assert_eq!(pair.receive(2), tcp(1));
-    assert_eq!(pair.receive(1), companion(1));
-    assert_eq!(pair.available(), 5);
-    assert_eq!(pair.peek(9, 0), companion(3));
-    assert_eq!(pair.peek(9, 3), tcp(2));
-}
-
-#[test]
-fn what_stands_behind_a_record_is_announced_and_peeked_before_tcps_rest_is_read() {
-    let mut pair = Pair::switched(3);
-    assert_eq!(pair.write(4), 4);
-    pair.fail_back();
-    assert_eq!(pair.pump(), Pumped::Done);
-    assert_eq!(pair.available(), 7);
-    assert_eq!(pair.peek(9, 7), Take::WouldBlock);
-    assert!(pair.reader.hides_a_record(&mut pair.kernel));
-    pair.write_tcp(2);
-    for read in 0..3 {
-        assert_eq!(pair.available(), 9 - read);
-        assert_eq!(pair.peek(9, 0), tcp(3 - read));
-        assert_eq!(pair.peek(9, 3 - read), companion(4));
-        assert_eq!(pair.peek(9, 7 - read), tcp(2));
-        assert_eq!(pair.receive(1), tcp(1));
-    }
-    assert!(!pair.reader.hides_a_record(&mut pair.kernel));
-    assert_eq!(pair.receive(9), companion(4));
-    assert_eq!(pair.receive(9), tcp(2));
 }
 
 #[test]
