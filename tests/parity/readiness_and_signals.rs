@@ -16,6 +16,7 @@ rows! {
         pair("send_signals").argument("partial").passes("0,w").failing_back(&[])
     };
     stopped_and_continued_with_no_handler => |pair| pair("stopped").passes("0,3,w");
+    a_receive_left_by_longjmp => |pair| pair("left_by_jump").passes("w,w,w,w");
     epoll_sets_nested_deep => |pair| pair("nested").passes("0,3,w");
     /// 64 threads on one set.
     one_of_many_epoll_waiters_wakes_by_edge => |pair| pair("one_wakes").argument("edge").passes("0,w").failing_back(&[]);

@@ -4,12 +4,13 @@
 //! Sleeper: counts itself, **full fence**, looks whether its number still shows the connection, sleeps. Closer: takes the number
 //! out of the table, **full fence**, looks whether anybody is counted, rouses those who are.
 
+use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU16, Ordering, fence};
 
 use super::SlotRef;
 use crate::family::SLOTS;
-use crate::{fd_table, hidden, real};
+use crate::{fd_table, hidden, real, sys};
 
 // What this process alone knows of each slot: calls that sleep on it, and ours that shows it (+ 1).
 static ASLEEP: [AtomicU16; SLOTS] = [const { AtomicU16::new(0) }; SLOTS];
@@ -18,28 +19,72 @@ static KEPT: [AtomicI32; SLOTS] = [const { AtomicI32::new(0) }; SLOTS];
 /// A call that has slept, until it returns, in whichever way.
 pub struct Asleep {
     index: u32,
+    before: Option<Counted>,
     /// The last one has returned: what is to be done with the descriptor that was kept.
     end: fn(u32, RawFd),
 }
 
+/// What this thread was counted for last, and where on its stack.
+#[derive(Clone, Copy)]
+struct Counted {
+    index: u32,
+    frame: usize,
+}
+
+thread_local! {
+    // const-initialised and without Drop, as in `sys`.
+    static HERE: Cell<Option<Counted>> = const { Cell::new(None) };
+}
+
 impl Asleep {
+    #[inline(never)]
     pub fn on(slot: SlotRef, end: fn(u32, RawFd)) -> Asleep {
+        let here = 0u8;
+        let frame = (&raw const here).addr();
+        // A caller's frame, if that is what it is, lies above ours: one at or below it was left by longjmp.
+        let before = HERE.get().filter(|last| {
+            let left = last.frame <= frame && !sys::on_signal_stack();
+            if left {
+                count_out(last.index, end);
+            }
+            !left
+        });
+        HERE.set(Some(Counted { index: slot.index, frame }));
         if let Some(count) = ASLEEP.get(slot.index as usize) {
             count.fetch_add(1, Ordering::SeqCst);
         }
         fence(Ordering::SeqCst);
-        Asleep { index: slot.index, end }
+        Asleep { index: slot.index, before, end }
     }
 }
 
 impl Drop for Asleep {
     fn drop(&mut self) {
-        let Some(count) = ASLEEP.get(self.index as usize) else { return };
-        if count.fetch_sub(1, Ordering::SeqCst) == 1
-            && let Some(fd) = give_up(self.index)
-        {
-            (self.end)(self.index, fd);
-        }
+        HERE.set(self.before);
+        count_out(self.index, self.end);
+    }
+}
+
+fn count_out(index: u32, end: fn(u32, RawFd)) {
+    if count_down(index)
+        && let Some(fd) = give_up(index)
+    {
+        end(index, fd);
+    }
+}
+
+/// True: it was the last. In a forked child nobody may be counted.
+fn count_down(index: u32) -> bool {
+    let Some(count) = ASLEEP.get(index as usize) else { return false };
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1)
+}
+
+/// Whoever closes a number does not sleep on it: a call of this thread's that is counted still was left by longjmp. (Or a signal
+/// handler closes what its thread sleeps on, which is then told EBADF.)
+fn closer_is_awake(index: u32) {
+    if HERE.get().is_some_and(|last| last.index == index) {
+        HERE.set(None);
+        count_down(index);
     }
 }
 
@@ -80,6 +125,7 @@ impl SlotRef {
     /// The last descriptor is about to be closed, and the table knows it no longer. True: the connection goes on, by one of ours,
     /// until those who sleep on it return.
     pub fn keep(&self, fd: RawFd) -> bool {
+        closer_is_awake(self.index);
         if !self.has_sleepers() {
             return false;
         }
