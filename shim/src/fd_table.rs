@@ -19,6 +19,7 @@ const DATAGRAM: u32 = 4 << INDEX_BITS;
 const SETTLED: u32 = 1 << 31;
 const SETTLED_SOCKET: u32 = SETTLED | SOCKET;
 const SETTLED_DATAGRAM: u32 = SETTLED | DATAGRAM;
+const SETTLED_HIDDEN: u32 = SETTLED | HIDDEN;
 
 static TABLE: [AtomicU32; CAPACITY] = [const { AtomicU32::new(0) }; CAPACITY];
 
@@ -43,6 +44,8 @@ pub enum Entry {
     Datagram(u32),
     /// A descriptor of ours, which the application must not see: EBADF.
     Hidden,
+    /// The same, and a provider's device libraries use it by libc's calls: read, write and ioctl reach the kernel.
+    Lent,
 }
 
 impl Entry {
@@ -54,6 +57,7 @@ impl Entry {
             Self::Epoll(index) => EPOLL | (index & INDEX_MASK),
             Self::Datagram(index) => SETTLED_DATAGRAM | (index & INDEX_MASK),
             Self::Hidden => HIDDEN,
+            Self::Lent => SETTLED_HIDDEN,
         }
     }
 
@@ -65,6 +69,7 @@ impl Entry {
             EPOLL => Self::Epoll(index),
             SETTLED_DATAGRAM => Self::Datagram(index),
             HIDDEN => Self::Hidden,
+            SETTLED_HIDDEN => Self::Lent,
             _ => Self::Plain,
         }
     }
@@ -84,6 +89,11 @@ pub fn is_untracked(fd: c_int) -> bool {
 
 /// Whether this number is a descriptor of ours, which the application must not see.
 pub fn is_hidden(fd: c_int) -> bool {
+    matches!(life(fd), Entry::Hidden | Entry::Lent)
+}
+
+/// The same, but for a provider's device libraries.
+pub fn is_hidden_from_devices(fd: c_int) -> bool {
     life(fd) == Entry::Hidden
 }
 
@@ -165,7 +175,7 @@ pub fn life_ceiling() -> c_int {
 
 fn raise_ceiling(fd: c_int, entry: Entry) {
     let ceiling = match entry {
-        Entry::Plain | Entry::Hidden => return,
+        Entry::Plain | Entry::Hidden | Entry::Lent => return,
         Entry::Datagram(_) => &DATAGRAM_CEILING,
         Entry::Socket(_) | Entry::Settled(_) | Entry::Epoll(_) => &CEILING,
     };
@@ -208,6 +218,7 @@ mod tests {
             Entry::Epoll(7),
             Entry::Datagram(9),
             Entry::Hidden,
+            Entry::Lent,
         ] {
             assert_eq!(Entry::decode(entry.encode()), entry);
         }
@@ -235,5 +246,8 @@ mod tests {
         assert!(is_hidden(fd) && !is_plain(fd) && ceiling() < fd);
         clear(fd);
         assert!(!is_hidden(fd));
+        assert!(set(fd, Entry::Lent));
+        assert!(is_hidden(fd) && is_plain(fd) && !is_untracked(fd) && !is_hidden_from_devices(fd) && ceiling() < fd);
+        clear(fd);
     }
 }

@@ -16,6 +16,7 @@ const SPINS: u32 = 200;
 /// How long a waiter sleeps before it asks whether the owner is alive.
 const LOOK_AT_OWNER_NS: u64 = 20_000_000;
 
+#[derive(Default)]
 #[repr(transparent)]
 pub struct Lock {
     word: AtomicU32,

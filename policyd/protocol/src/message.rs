@@ -57,7 +57,7 @@ pub enum Message {
 
     /// Both ways, of a companion between hosts: what one end's provider must tell the other's. Once from each end.
     FarEndpoint { far: FarRef, blob: Blob },
-    /// Both ways: that end has seen the path work and is ready. Once from each end.
+    /// Both ways: that end is connected, so that what is put there from now on arrives. Once from each end.
     FarConfirmed(FarRef),
     /// Both ways: a word of the switch-over that can't go by the provider any more. See [`Word`].
     FarWord { far: FarRef, word: Word },

@@ -27,12 +27,11 @@
 //!
 //! | record | put by | with | when |
 //! |---|---|---|---|
-//! | `at` = {epoch and kind, N} | writer | notify, report | takes or voids an epoch. TAKEN is put **alone**, and the state is PROPOSED until LANDED is polled for it |
-//! | geometry = {number, start, place} | writer | nothing | before the `at`, or the bytes, that need it: in order, so it is there when their notification is |
-//! | `W` | writer | notify, report | at the close; the kernel's FIN **only when LANDED was polled for it** |
-//! | `want` = {epoch and kind} | reader | notify | offers, leaves |
-//! | `consumed` | reader | notify | a quarter of the ring is free since it was last put; all is consumed and W is known; with a LEAVE |
-//! | `ready` = {the companion's id} | both | notify, report | once, after CONNECTED. LANDED: our way is proven. Opened: the peer's is |
+//! | `at` = {epoch and kind, N, geometry's number and start} | writer | notify, report | takes or voids an epoch. TAKEN is put **alone**, and the state is PROPOSED until LANDED is polled for it |
+//! | the same, for another geometry | writer | nothing | before the bytes that need it: in order, so it is there when their notification is |
+//! | `W`, and how the stream ended | writer | notify, report | at the close; the kernel's FIN **only when LANDED was polled for it** |
+//! | `want` = {epoch and kind, `consumed`} | reader | notify | offers, leaves; a quarter of the ring is free since it was last put; all is consumed and W is known. In one record: who asks has consumed that much |
+//! | `ready` = {the companion's id} | both | notify, report | once, when both ends have said by the policyds that they are CONNECTED. LANDED: our way is proven. Opened: the peer's is |
 //!
 //! `produced` is no record. The bytes of a write are one list of puts, of which the last notifies, and its note is the low bits of `produced`
 //! ([`note`], [`extend`]): one message on the wire for a small write, and no byte is believed in before its arrival was told. Every other
@@ -54,7 +53,7 @@
 //! # Sleeping
 //!
 //! A sleeper looks, puts itself on the private list, calls `arm`, polls until there is nothing, looks again, and sleeps on {TCP, own
-//! wake}; one of them, the leader, sleeps on the queue's descriptor as well, and whoever stops being the leader wakes the next. This needs
+//! wake, the queue's descriptor}. This needs
 //! no fence towards the peer: what lands later is told later, and what was told before `arm` is found by the polls behind it. While anybody
 //! polls, nothing is armed and nothing is signalled.
 //!

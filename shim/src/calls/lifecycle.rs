@@ -10,6 +10,7 @@ use crate::autobind::{assignment, datagrams};
 use crate::exports::types::*;
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
+use crate::provider::far;
 use crate::slot::{self, SlotRef, Stage, flag};
 use crate::switch::{self, Conn, anchor, sleep};
 use crate::{epoll, family, hidden, meet, real, sys};
@@ -25,7 +26,7 @@ pub fn appeared(fd: c_int) {
         }
         Entry::Epoll(index) => epoll::closed(index, fd),
         Entry::Datagram(index) => datagrams::dropped(index),
-        Entry::Hidden | Entry::Plain => {}
+        Entry::Hidden | Entry::Lent | Entry::Plain => {}
     }
 }
 
@@ -105,7 +106,7 @@ fn forget(fd: RawFd) {
                 datagrams::dropped(index);
             }
         }
-        Entry::Hidden | Entry::Plain => {}
+        Entry::Hidden | Entry::Lent | Entry::Plain => {}
     }
 }
 
@@ -140,6 +141,10 @@ fn end(slot: SlotRef, fd: RawFd) {
             switch::finish(&conn);
         }
         switch::detach(slot);
+    } else if slot.has(flag::FAR)
+        && let Some(driver) = far::existing()
+    {
+        driver.slot_ended(slot);
     }
     if slot.end()
         && let Some(family) = family::existing()
@@ -286,7 +291,7 @@ fn doubled(old: RawFd, new: c_int) -> Outcome<c_int> {
             datagrams::doubled(index);
             fd_table::set(new, entry);
         }
-        Entry::Hidden | Entry::Plain => {}
+        Entry::Hidden | Entry::Lent | Entry::Plain => {}
     }
     Outcome::Done(new)
 }

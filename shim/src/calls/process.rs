@@ -9,6 +9,7 @@ use super::{lifecycle, transfer};
 use crate::autobind::assignment;
 use crate::exports::types::*;
 use crate::outcome::Outcome;
+use crate::provider::far;
 use crate::slot::{self, SlotRef, Stage};
 use crate::switch::anchor;
 use crate::{config, epoll, family, fd_table, meet, real, signals, sys, wake};
@@ -403,19 +404,21 @@ pub fn exit_now(_status: c_int) -> Outcome<()> {
 }
 
 pub fn unshare(flags: c_int) -> Outcome<c_int> {
-    // No thread of ours, so CLONE_NEWUSER works; connections keep their namespace.
+    // No thread of ours meanwhile, so CLONE_NEWUSER works; connections keep their namespace.
     if flags & libc::CLONE_NEWNET != 0 {
         assignment::forbid();
     }
-    Outcome::Bypass
+    // SAFETY: numbers only.
+    far::without_thread(|| Outcome::of(unsafe { real::unshare(flags) }))
 }
 
-pub fn setns(_fd: c_int, kind: c_int) -> Outcome<c_int> {
+pub fn setns(fd: c_int, kind: c_int) -> Outcome<c_int> {
     // Interfaces have other numbers there, and maybe the same names.
     if kind == 0 || kind & libc::CLONE_NEWNET != 0 {
         assignment::forbid();
     }
-    Outcome::Bypass
+    // SAFETY: numbers only.
+    far::without_thread(|| Outcome::of(unsafe { real::setns(fd, kind) }))
 }
 
 pub fn prctl(option: c_int, _a: usize, _b: usize, _c: usize, _d: usize) -> Outcome<c_int> {

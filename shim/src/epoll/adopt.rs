@@ -8,7 +8,7 @@ use libc::epoll_event;
 use tandem_protocol::Reason;
 
 use super::nested;
-use super::outer::add_anchor;
+use super::outer::{add_anchor, add_provider};
 use super::set::{Entered, Guard, Inner, Set, all, at};
 use crate::real;
 use crate::slot::{self, SlotRef, flag};
@@ -145,6 +145,7 @@ impl Set {
     }
 
     fn enlist(&self, inner: &mut Guard<'_>, conn: &Conn, fd: RawFd, given: (u32, u64), kicked: bool) {
+        add_provider(self.outer.load(Ordering::Acquire), conn);
         if let Some(wake) = inner.wake {
             watch(conn, wake);
         }

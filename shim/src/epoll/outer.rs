@@ -8,6 +8,8 @@ use libc::epoll_event;
 use super::adopt::watch;
 use super::set::{Guard, Set};
 use crate::debug::{self, Fault};
+use crate::provider::far;
+use crate::switch::Conn;
 use crate::wake::{self, Wake};
 use crate::{hidden, real, sys};
 
@@ -19,6 +21,8 @@ pub const TAG_WAKE: u64 = u64::MAX - 1;
 pub const TAG_WAKE0: u64 = u64::MAX - 2;
 /// The outer epoll of a set that this one holds.
 pub const TAG_NEST: u64 = u64::MAX - 3;
+/// The descriptors of companions between hosts.
+pub const TAG_PROVIDER: u64 = u64::MAX - 4;
 
 /// Watches an adopted entry's anchor; its descriptor is its tag.
 pub fn add_anchor(outer: RawFd, fd: RawFd) {
@@ -29,6 +33,18 @@ pub fn add_anchor(outer: RawFd, fd: RawFd) {
             // It has been watched there on, as a ghost.
             real::epoll_ctl(outer, libc::EPOLL_CTL_MOD, fd, &mut event);
         }
+    }
+}
+
+/// For a connection between hosts: the provider's descriptor, and policyd's channel.
+pub fn add_provider(outer: RawFd, conn: &Conn) {
+    if !conn.pair.is_far() {
+        return;
+    }
+    for fd in far::descriptors() {
+        let mut event = epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: TAG_PROVIDER };
+        // SAFETY: descriptors of ours, an event on this frame. It may be there already.
+        unsafe { real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, fd, &mut event) };
     }
 }
 
@@ -57,6 +73,7 @@ impl Set {
         };
         for entry in &inner.adopted {
             add_anchor(outer, entry.fd);
+            add_provider(outer, &entry.conn);
             watch(&entry.conn, wake);
         }
         self.kernel_due.store(true, Ordering::Release);

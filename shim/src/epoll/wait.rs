@@ -7,9 +7,10 @@ use libc::{c_int, c_short, epoll_event, sigset_t};
 
 use super::collect::collect;
 use super::nested;
-use super::outer::{TAG_NEST, TAG_SET, TAG_WAKE, TAG_WAKE0};
+use super::outer::{TAG_NEST, TAG_PROVIDER, TAG_SET, TAG_WAKE, TAG_WAKE0};
 use super::set::{self, Set};
 use crate::outcome::Outcome;
+use crate::provider::far;
 use crate::slot::flag;
 use crate::switch::ready;
 use crate::switch::sleep::{self, Standing, Way};
@@ -64,7 +65,11 @@ pub unsafe fn wait(
         if left == Some(0) {
             return Outcome::Done(0);
         }
-        if spins && sleep::spin(|| set.lock().is_none_or(|inner| inner.stirred(set))) {
+        let stirs = || {
+            far::glance();
+            set.lock().is_none_or(|inner| inner.stirred(set))
+        };
+        if spins && sleep::spin(stirs) {
             continue;
         }
         if !whole {
@@ -160,9 +165,11 @@ fn rearm(set: &Set, epfd: RawFd) {
 /// Sleeps on the outer epoll; what it says is noted for the next look.
 fn rest(set: &'static Set, left: Option<u64>, mask: *const sigset_t) -> Result<(), i32> {
     let Some(asleep) = fall_asleep(set) else { return Ok(()) };
+    far::arm();
     let stirs = stirred(set);
-    let result = take_news(set, if stirs { Some(0) } else { asleep.bound(left) }, mask);
+    let result = take_news(set, if stirs { Some(0) } else { far::bound(asleep.bound(left)) }, mask);
     drop(asleep);
+    far::tend();
     result
 }
 
@@ -249,7 +256,7 @@ fn take_news(set: &Set, limit: Option<u64>, mask: *const sigset_t) -> Result<(),
         for event in news.iter().take(n as usize) {
             match event.u64 {
                 // Wake 0 wakes every outer epoll by itself; only who sleeps in poll has to be told (see `rouse_all`).
-                TAG_WAKE | TAG_WAKE0 | TAG_NEST => {}
+                TAG_WAKE | TAG_WAKE0 | TAG_NEST | TAG_PROVIDER => {}
                 TAG_SET => set.kernel_due.store(true, Ordering::SeqCst),
                 fd => inner.hint(fd as RawFd),
             }

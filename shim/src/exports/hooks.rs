@@ -35,6 +35,7 @@ macro_rules! hooks {
 macro_rules! body {
     (data($($r:ident),*) $($rest:tt)*) => { route!(($(concerns_data($r))||*) $($rest)*) };
     (life($($r:ident),*) $($rest:tt)*) => { route!(($(concerns_life($r))||*) $($rest)*) };
+    (device($($r:ident),*) $($rest:tt)*) => { route!(($(concerns_life($r))||*) $($rest)*) };
     (names($($r:ident),*) $($rest:tt)*) => { route!((names($($r),*)) $($rest)*) };
     (sends($($r:ident),*) $($rest:tt)*) => { route!((sends($($r),*)) $($rest)*) };
     (sends_many($($r:ident),*) $($rest:tt)*) => { route!((sends_many($($r),*)) $($rest)*) };
@@ -91,6 +92,9 @@ macro_rules! cold {
     };
     (life($($r:ident),*) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
         slow!(($(is_hidden($r))||*) () $name $args -> $ret, $args $($h)*);
+    };
+    (device($($r:ident),*) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
+        slow!(($(is_hidden_from_devices($r))||*) () $name $args -> $ret, $args $($h)*);
     };
     (names($fd:ident, $($r:ident),*) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
         slow!((is_hidden($fd)) () $name $args -> $ret, $args $($h)*);

@@ -8,7 +8,7 @@ use crate::fd_table;
 use crate::outcome::{self, Outcome};
 use crate::startup;
 
-pub(super) use crate::fd_table::is_hidden;
+pub(super) use crate::fd_table::{is_hidden, is_hidden_from_devices};
 
 #[inline(always)]
 pub(super) fn concerns_data(fd: c_int) -> bool {

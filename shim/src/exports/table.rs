@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `data(fd, …)` | one of the numbers has an entry that concerns data calls | tail call of the real function |
 //! | `life(fd, …)` | one of the numbers has any entry | tail call |
+//! | `device(fd)` | as `life`, and a number that is lent to a provider's device libraries is not hidden | tail call |
 //! | `names(fd, address, flags)` | as `data`, or it is a tracked socket's send to an address | tail call |
 //! | `sends(fd, message, flags)`, `sends_many(fd, messages, count, flags)` | as `names`, or a message carries control data (descriptors) | tail call |
 //! | `polls(entries, count)`, `selects(count, r, w, e)` | one of the numbers waited on concerns data calls | tail call |
@@ -17,7 +18,7 @@
 //! | `always()` | in every call after start-up | tail call |
 //! | `after()` | after every real call, which stays as it was | |
 //!
-//! A hidden number gives EBADF before the handler of `data`, `life`, `names`, `sends`, `sends_many`, `dups` and `controls` is
+//! A hidden number gives EBADF before the handler of `data`, `life`, `device`, `names`, `sends`, `sends_many`, `dups` and `controls` is
 //! asked.
 
 macro_rules! table {
@@ -44,7 +45,7 @@ macro_rules! table {
                 => options::getsockopt;
             life(fd) fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int
                 => options::setsockopt;
-            life(fd) fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int => options::ioctl;
+            device(fd) fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int => options::ioctl;
             life(fd) fn sockatmark(fd: c_int) -> c_int => options::sockatmark;
 
             // Data in.

@@ -53,7 +53,7 @@ fn pair_of(instance: u64, companion: &Companion, packet: &Packet) -> Option<&'st
 }
 
 /// Both switches confirm before anything moves: the same socket, still established, nobody else holds it.
-fn still_sound(slot: SlotRef, fd: RawFd) -> bool {
+pub fn still_sound(slot: SlotRef, fd: RawFd) -> bool {
     let cookie = anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_COOKIE);
     cookie == Some(slot.cookie.load(std::sync::atomic::Ordering::Relaxed))
         && anchor::is_established(fd)

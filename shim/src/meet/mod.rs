@@ -23,9 +23,12 @@ use crate::autobind::record::is;
 use crate::config::{self, Attach};
 use crate::debug::{self, Fault};
 use crate::lock::Lock;
+use crate::provider::{far, plugin};
 use crate::slot::{self, SlotRef, Stage, flag};
 use crate::switch::anchor;
 use crate::{family, fd_table, hidden, real, sys, wake};
+pub use addresses::of as addresses_of;
+pub use attach::{slot_named, still_sound};
 use packet::Arrival;
 
 /// Data calls that have moved bytes before a connection asks for its other end, unless it asks at once. One exchange and the
@@ -99,6 +102,8 @@ fn count(slot: SlotRef, fd: RawFd) {
 fn awaits(slot: SlotRef, calls: u32) {
     match () {
         // Whoever has talked so long with nobody answering pays little for it, and soon nothing any more.
+        // The other end is known, and the way there is being made: see `collect`.
+        () if slot.has(flag::FAR) => probe(),
         () if calls >= ENOUGH && !calls.is_multiple_of(SELDOM) => {}
         () if calls >= ENOUGH && waited_enough(slot) => settle(slot, Reason::PeerAbsent),
         () => probe(),
@@ -209,8 +214,8 @@ fn claim(slot: SlotRef, fd: RawFd, addresses: Addresses) -> Message {
         addresses,
         cookie: slot.cookie.load(Ordering::Relaxed),
         netns_cookie: anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE).unwrap_or(0),
-        // There is no provider for companions between hosts in this library yet.
-        verbs: false,
+        // Whether it can be used is seen when there is somebody to meet.
+        verbs: plugin::is_installed(),
     })
 }
 
@@ -226,6 +231,33 @@ pub fn collect() {
     if mail != MAIL_SEEN.load(Ordering::Relaxed) {
         fetch(mail);
     }
+    far::tend();
+}
+
+/// What the provider has told is seen to. Nothing is lost where it cannot be now.
+#[cold]
+pub fn tend_far() {
+    let Ok(_held) = LOCK.lock() else { return };
+    if far::existing().is_some_and(|far| !far.is_ours()) {
+        let _ = channel(); // a forked child's own
+    }
+    far::advance(&say);
+}
+
+/// Under the lock; false where nobody is there.
+fn say(message: &Message) -> bool {
+    let channel = CHANNEL.load(Ordering::Acquire);
+    channel >= 0 && send(channel, message, &[])
+}
+
+/// policyd's start that this process speaks to; 0: none.
+pub fn instance() -> u64 {
+    INSTANCE.load(Ordering::Relaxed)
+}
+
+/// For who sleeps until something comes.
+pub fn channel_descriptor() -> RawFd {
+    CHANNEL.load(Ordering::Acquire)
 }
 
 #[cold]
@@ -346,10 +378,14 @@ fn handle(channel: RawFd, message: Message, packet: &packet::Packet) {
                 _ => packet.drop_fds(),
             }
         }
-        // Nobody gets one unasked; who does has no use for it.
-        Message::FarCompanion(companion) => {
+        Message::FarCompanion(_)
+        | Message::FarEndpoint { .. }
+        | Message::FarConfirmed(_)
+        | Message::FarWord { .. }
+        | Message::FarGone { .. }
+        | Message::FarTrouble { .. } => {
             packet.drop_fds();
-            send(channel, &Message::FarUnable(companion.far), &[]);
+            far::hear(&message, instance(), &say);
         }
         Message::Unassigned { reason } => {
             packet.drop_fds();
@@ -487,5 +523,6 @@ pub fn after_fork_in_child() {
     INSTANCE.store(0, Ordering::Relaxed);
     assignment::after_fork_in_child();
     san::lost();
+    far::after_fork_in_child();
     NEXT_TRY.store(0, Ordering::Relaxed);
 }

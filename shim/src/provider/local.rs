@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use tandem_protocol::board::Board;
 use tandem_protocol::pair;
 
+use super::far::{self, Far};
 use crate::debug::{self, Fault};
 use crate::family::{self, PAIRS, WAKES};
 use crate::stream::{LocalPort, Place, Port, Slots, Word, Words, news};
@@ -22,6 +23,8 @@ pub struct Pair {
     pub instance: u64,
     pub index: u32,
     pub role: u8,
+    /// Companions between hosts stand beside those of one host in the table: what drives them.
+    far: *const Far,
     /// The process whose descriptors these are; its forked children have copies of those there were.
     owner: AtomicU32,
     base: *mut u8,
@@ -85,37 +88,56 @@ fn build(instance: u64, id: u32, role: u8, parts: &Parts) -> Option<&'static Pai
     if debug::fault(Fault::Pair) {
         return None;
     }
-    let shared = family::existing()?.shared;
     let base = sys::map_shared(Some(parts.memory), pair::BYTES, true)?;
     let Some(board) = sys::map_shared(Some(parts.board), Board::BYTES, false) else {
         // SAFETY: mapped above, handed to nobody.
         unsafe { sys::unmap(base, pair::BYTES) };
         return None;
     };
-    let index = shared.next_pair.fetch_add(1, Ordering::Relaxed);
-    let place = TABLE.get(index as usize);
-    let Some(place) = place else {
-        shared.next_pair.fetch_sub(1, Ordering::Relaxed);
+    let made = enlist(|fresh| {
+        fresh.id = id;
+        fresh.instance = instance;
+        fresh.role = role;
+        fresh.base = base;
+        let news = |role: u8| pair::news_offset(role & 1).map_or(std::ptr::null(), |at| base.wrapping_add(at).cast());
+        (fresh.news, fresh.peer_news) = (news(role), news(role ^ 1));
+        fresh.peer_board = board.cast();
+        fresh.peer_wake0 = parts.wake0;
+        fresh.channel = parts.channel;
+    });
+    if made.is_none() {
         // SAFETY: both mapped above, handed to nobody.
         unsafe {
             sys::unmap(base, pair::BYTES);
             sys::unmap(board, Board::BYTES);
         }
+    }
+    made
+}
+
+/// Companions between hosts: the memory that `far` drives, as a pair of this process with all of them. It lives for ever.
+pub fn enlist_far(far: *const Far, base: *mut u8, news: *mut u8) -> Option<&'static Pair> {
+    enlist(|fresh| {
+        fresh.far = far;
+        fresh.base = base;
+        fresh.news = news.cast();
+        (fresh.peer_wake0, fresh.channel) = (-1, -1);
+    })
+}
+
+/// A new pair in the table; `None`: it is full.
+fn enlist(fill: impl FnOnce(&mut Pair)) -> Option<&'static Pair> {
+    let shared = family::existing()?.shared;
+    let index = shared.next_pair.fetch_add(1, Ordering::Relaxed);
+    let Some(place) = TABLE.get(index as usize) else {
+        shared.next_pair.fetch_sub(1, Ordering::Relaxed);
         return None;
     };
     // SAFETY: zeroed is a valid Pair (null pointers, zero atomics); the fields are set before it is published.
     let mut fresh: Box<Pair> = unsafe { Box::new_zeroed().assume_init() };
-    fresh.id = id;
-    fresh.instance = instance;
     fresh.index = index;
-    fresh.role = role;
     fresh.owner = AtomicU32::new(sys::pid());
-    fresh.base = base;
-    let news = |role: u8| pair::news_offset(role & 1).map_or(std::ptr::null(), |at| base.wrapping_add(at).cast());
-    (fresh.news, fresh.peer_news) = (news(role), news(role ^ 1));
-    fresh.peer_board = board.cast();
-    fresh.peer_wake0 = parts.wake0;
-    fresh.channel = parts.channel;
+    fill(&mut fresh);
     let fresh = Box::into_raw(fresh);
     place.store(fresh, Ordering::Release);
     // SAFETY: just leaked.
@@ -123,17 +145,34 @@ fn build(instance: u64, id: u32, role: u8, parts: &Parts) -> Option<&'static Pai
 }
 
 impl Pair {
+    /// What drives these companions, if they are between hosts.
+    #[inline]
+    pub fn far(&self) -> Option<&'static Far> {
+        // SAFETY: null, or as old as the pair and never freed.
+        unsafe { self.far.as_ref() }
+    }
+
+    #[inline]
+    pub fn is_far(&self) -> bool {
+        !self.far.is_null()
+    }
+
     /// The port of one direction of a connection; `writer` is the writing end's role.
     #[inline]
     pub fn port(&self, conn: u32, writer: u8) -> Option<LocalPort<'static>> {
         let writer = writer & 1;
-        let at = pair::control_offset(conn)? + usize::from(writer) * size_of::<Words>();
-        let small = small_ring(writer, conn)?;
-        let big = Slots {
+        let mut at = pair::control_offset(conn)? + usize::from(writer) * size_of::<Words>();
+        let mut small = small_ring(writer, conn)?;
+        let mut big = Slots {
             first: pair::big_ring_offset(writer, 0)? as u64,
             size: pair::BIG_RING_BYTES as u64,
             count: u64::from(pair::BIG_RINGS),
         };
+        if self.is_far() {
+            // Between hosts the direction that we write is role 0's.
+            (at, small) = far::place(conn, writer != 0)?;
+            big.count = 0;
+        }
         // SAFETY: all offsets lie in the mapping, which is never unmapped; Words is atomics only, and aligned there.
         Some(unsafe { LocalPort::new(&*self.base.add(at).cast::<Words>(), self.base, small, big) })
     }
@@ -154,8 +193,11 @@ impl Pair {
         inward.store(Word::ReaderReady, id);
     }
 
-    /// A free big ring in our half.
+    /// A free big ring in our half. Between hosts rings have one size.
     pub fn claim_big(&self) -> Option<Place> {
+        if self.is_far() {
+            return None;
+        }
         let bits = family::existing()?.shared.big_rings.get(self.index as usize)?;
         for (at, word) in bits.iter().enumerate() {
             let mut seen = word.load(Ordering::Relaxed);
@@ -225,6 +267,11 @@ impl Pair {
         news::peek(self.own_news(), at)
     }
 
+    /// As the other role's `tell_news`, where no peer process sets our bits.
+    pub fn tell_own_news(&self, conn: u32) -> bool {
+        news::tell(self.own_news(), conn)
+    }
+
     #[inline]
     fn own_news(&self) -> &[news::Bits] {
         // SAFETY: as in `tell_news`.
@@ -291,6 +338,9 @@ impl Pair {
 
     #[cold]
     fn send_wake(&self, id: u32, bind: u32, fd: RawFd) -> bool {
+        if self.is_far() {
+            return true; // the other host wakes nobody here
+        }
         if debug::fault(Fault::Wake) {
             return false;
         }

@@ -1,4 +1,6 @@
-//! SAN providers: what makes companions. `local` (shared memory between two processes of one host) is built in; a
-//! provider for queue pairs is a plug-in library behind the C ABI of the `tandem-provider` crate.
+//! SAN providers: what makes companions. `local` (shared memory between two processes of one host) is built in. Others are plug-in
+//! libraries behind the C ABI of the `tandem-provider` crate: `plugin` loads one, `far` drives it, for companions between hosts.
 
+pub mod far;
 pub mod local;
+pub mod plugin;

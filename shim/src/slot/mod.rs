@@ -94,6 +94,8 @@ pub mod flag {
     pub const BLOCKS: u32 = 131_072;
     /// SO_RCVTIMEO or SO_SNDTIMEO was set, or may have been.
     pub const TIMED: u32 = 262_144;
+    /// A companion with another host is there, or being made: `conn` is its number.
+    pub const FAR: u32 = 524_288;
 }
 
 const HOLDERS: usize = 8;

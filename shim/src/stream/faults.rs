@@ -20,6 +20,13 @@ pub(super) enum Fault {
     GeometryFirst,
     /// A geometry is published although the reader has not come to the present one.
     GrowthUnasked,
+    /// Bytes go to the ring before N has arrived.
+    NotAwaited,
+    /// Nobody knows whether N has arrived: it is taken for not arrived, or for arrived.
+    GuessedVoid,
+    GuessedTaken,
+    /// Where words travel, the kernel's FIN is taken for the end.
+    EndUnseen,
     /// A reader that says it has stopped reads on.
     HoldReads,
     /// No full fence between a publishing store and the look at who sleeps.

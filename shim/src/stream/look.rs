@@ -85,6 +85,8 @@ impl Reader {
     /// The next byte comes by the ring, as far as this end knows: no end and no way back to TCP has been told of.
     pub fn awaits_ring<P: Port>(&self, port: &P) -> bool {
         self.state == RState::Ring
+            // Where words travel the way back may be known to TCP first.
+            && !self.travels
             && self.consumed >= self.taken_at
             && self.verdict == Verdict::None
             && !self.leaving()
@@ -188,7 +190,12 @@ impl Reader {
         }
         match self.state {
             RState::End => self.peeked_end(skip),
-            _ if self.verdict != Verdict::None => self.peeked_end(skip),
+            _ if self.verdict != Verdict::None => {
+                if self.is_short(port) {
+                    self.fail();
+                }
+                self.peeked_end(skip)
+            }
             _ => Take::WouldBlock,
         }
     }

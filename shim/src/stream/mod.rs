@@ -26,7 +26,10 @@
 //! A reader that finds PROMISED, or the writer's end, with bytes before it that only the switch can read, gives up.
 //!
 //! FIN, errors and nonsense end a reader in `End`, once what is due was delivered; nonsense makes a writer `Broken`.
-//! `verbs` will put PROPOSED between `Tcp` and `Ring` (in `Writer::take`), and ask for W where `receive` calls the end EOF.
+//!
+//! *Words that travel.* Between hosts a word is stored in this end's image and arrives in the other's later, in order, or never. So a
+//! writer is `Proposed` between `Tcp` and `Ring`, until `Landed` says that N has arrived; where nobody can know that any more, it asks
+//! the reader by the policyds. HOLD is answered by a record. A reader takes the kernel's FIN for the end only with `End`.
 //!
 //! # What the caller does
 //!
@@ -67,5 +70,5 @@ pub use look::Attended;
 pub use reader::{RState, Reader, Source, Take};
 pub use record::Record;
 pub use tcp::{TcpPut, TcpReceive, TcpSend, TcpTake};
-pub use words::{LocalPort, Place, Port, Slots, WORDS, Word, Words};
+pub use words::{LocalPort, Place, Port, Slots, WORDS, Word, Words, stamped};
 pub use writer::{Pumped, Region, WState, Writer, WriterEvent, WriterFacts};

@@ -72,6 +72,8 @@ pub struct Reader {
     errno: i32,
     leaving: bool,
     pub(super) held: bool,
+    /// Words travel: the kernel's FIN may come without what the writer had stored before.
+    pub(super) travels: bool,
     /// The last epoch offered.
     pub(super) epoch: u64,
     /// Bytes of the stream delivered.
@@ -164,6 +166,11 @@ impl Reader {
 
 /// Offer, take, leave.
 impl Reader {
+    /// What the ends store arrives later than it is stored, or never. Said once, before the first offer.
+    pub fn words_travel(&mut self) {
+        self.travels = true;
+    }
+
     /// PLAIN to OFFERED, the next epoch. Nobody is in a kernel read or poll of this socket; `consumed` is the caller's
     /// count of stream bytes delivered. The caller then fences, and wakes a writer that waits for offers.
     pub fn offer<P: Port>(&mut self, port: &P, consumed: u64) -> bool {
@@ -208,7 +215,8 @@ impl Reader {
     /// OFFERED: what the writer says of our epoch. True when that was an answer.
     pub(super) fn answered<P: Port>(&mut self, port: &P) -> bool {
         let kind = port.load(Word::AtKind);
-        if kind == stamp(self.epoch, at::VOID) {
+        let voided = self.travels && port.load(Word::Voided) == self.epoch;
+        if kind == stamp(self.epoch, at::VOID) || voided {
             self.settle_plain();
             return true;
         }
@@ -265,6 +273,27 @@ impl Reader {
         }
     }
 
+    /// The writer asks, by the policyds, whether this epoch is taken, for it cannot know: its own way is dead, and ours is closed, so
+    /// that nothing can arrive any more. `None`: that is not the epoch we are at.
+    pub fn was_taken<P: Port>(&mut self, port: &P, epoch: u64) -> Option<bool> {
+        if epoch != self.epoch {
+            return None;
+        }
+        if self.state == RState::Offered && !self.answered(port) {
+            self.settle_plain();
+        }
+        Some(self.state != RState::Plain)
+    }
+
+    /// RING at the kernel's FIN, and all that arrived is delivered: is that not all there was?
+    pub(super) fn is_short<P: Port>(&self, port: &P) -> bool {
+        self.travels
+            && self.verdict == Verdict::Fin
+            && matches!(self.state, RState::Ring | RState::Held)
+            && port.load(Word::End) != self.consumed.wrapping_add(1)
+            && !planted(Fault::EndUnseen)
+    }
+
     fn promised<P: Port>(&self, port: &P) -> bool {
         port.load(Word::AtKind) == stamp(self.epoch, at::PROMISED)
     }
@@ -293,7 +322,9 @@ impl Reader {
     pub fn let_go_at_fin<P: Port>(&mut self, port: &P, tcp: &mut impl TcpReceive) -> bool {
         let whole = match self.state {
             RState::Ring | RState::Held => {
-                port.load(Word::Produced).max(self.taken_at) <= self.consumed.max(self.taken_at)
+                let last = self.consumed.max(self.taken_at);
+                let ended = !self.travels || port.load(Word::End) == last.wrapping_add(1);
+                ended && port.load(Word::Produced).max(self.taken_at) <= last
             }
             RState::Rejoin if self.verdict != Verdict::None => port.load(Word::Produced).min(self.to) <= self.consumed,
             RState::Rejoin if self.tcp_at == self.consumed => self.rest_is_there(tcp),

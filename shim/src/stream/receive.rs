@@ -86,7 +86,7 @@ impl Reader {
                 RState::Ring if self.consumed < self.taken_at => unsafe { self.rest_of_tcp(tcp, dst, len) },
                 // SAFETY: the same.
                 RState::Ring => match unsafe { self.take_ring(port, dst, len) } {
-                    0 => self.beyond_ring(tcp),
+                    0 => self.beyond_ring(port, tcp),
                     n => Some(from(Source::Companion, n)),
                 },
                 // SAFETY: the same.
@@ -198,7 +198,10 @@ impl Reader {
     }
 
     /// The ring is empty: the record or the end may have come.
-    fn beyond_ring(&mut self, tcp: &mut impl TcpReceive) -> Option<Take> {
+    fn beyond_ring<P: Port>(&mut self, port: &P, tcp: &mut impl TcpReceive) -> Option<Take> {
+        if self.is_short(port) {
+            self.fail();
+        }
         if self.state == RState::End || self.verdict != Verdict::None {
             return Some(self.last_word());
         }

@@ -1,4 +1,7 @@
 //! The words that one direction shares between its two ends, and how an end reaches them.
+//!
+//! Between hosts each end has an image of them of its own: what this end stores is put into the other end's, by and by, and
+//! some words stand for what the provider, or the policyds, have said of that.
 
 use std::ptr;
 
@@ -34,6 +37,16 @@ pub enum Word {
     WSleep = 9,
     /// Writer: the companion's id, once the writer's words are this companion's and not its predecessor's.
     WriterReady = 10,
+    /// Writer, where words travel: W + 1 of a direction that ended in the ring. There the kernel's FIN alone is no end.
+    End = 11,
+    /// Writer's end, where words travel: the epoch whose `at` is known to have arrived.
+    Landed = 12,
+    /// The same: this W + 1, and all before it, has arrived.
+    EndLanded = 13,
+    /// Both ends, where words travel: nothing that is stored arrives any more.
+    Dead = 14,
+    /// Writer's end, by the policyds: what the reader saw of an epoch when that was asked. As `AtKind`.
+    Answer = 15,
     /// Writer: ring bytes exist below this offset; below N it means nothing.
     Produced = 16,
     /// Reader: epoch and kind (`want`).
@@ -42,6 +55,8 @@ pub enum Word {
     RSleep = 33,
     /// Reader: the companion's id, once the reader's words are this companion's.
     ReaderReady = 34,
+    /// Reader's end, by the policyds: this epoch is never taken.
+    Voided = 35,
     /// Reader: ring bytes below this offset are free.
     Consumed = 48,
 }
@@ -64,7 +79,7 @@ impl Word {
     /// Those that the reading end stores.
     pub const READERS: [Word; 3] = [Word::Want, Word::RSleep, Word::Consumed];
 
-    pub const ALL: [Word; 16] = [
+    pub const ALL: [Word; 22] = [
         Word::AtKind,
         Word::AtOffset,
         Word::Final,
@@ -76,10 +91,16 @@ impl Word {
         Word::Geometries,
         Word::WSleep,
         Word::WriterReady,
+        Word::End,
+        Word::Landed,
+        Word::EndLanded,
+        Word::Dead,
+        Word::Answer,
         Word::Produced,
         Word::Want,
         Word::RSleep,
         Word::ReaderReady,
+        Word::Voided,
         Word::Consumed,
     ];
 }
@@ -134,6 +155,36 @@ pub(super) const fn kind_of(word: u64) -> u64 {
 
 const KIND_BITS: u32 = 3;
 
+/// What [`Word::AtKind`] says, for who carries the word to where it is read.
+pub mod stamped {
+    pub fn epoch(word: u64) -> u64 {
+        super::epoch_of(word)
+    }
+
+    pub fn is_taken(word: u64) -> bool {
+        super::kind_of(word) == super::at::TAKEN
+    }
+
+    /// The reader's answer to who asks whether an epoch was taken.
+    pub fn answer(epoch: u64, taken: bool) -> u64 {
+        super::stamp(epoch, if taken { super::at::TAKEN } else { super::at::VOID })
+    }
+
+    /// The epoch that a reader's [`Word::Want`](super::Word::Want) asks back, in either way.
+    pub fn left(want: u64) -> Option<u64> {
+        let asks = matches!(super::kind_of(want), super::want::LEAVE | super::want::HOLD);
+        asks.then(|| super::epoch_of(want))
+    }
+
+    /// What [`Word::Want`](super::Word::Want) is when the reader asks its direction back, where it wanted `now` before. `None`: it wants
+    /// something else already.
+    pub fn leave(now: u64, epoch: u64) -> Option<u64> {
+        use super::{epoch_of, kind_of, stamp, want};
+        let newer = epoch_of(now) < epoch || epoch_of(now) == epoch && kind_of(now) == want::READY;
+        newer.then(|| stamp(epoch, want::LEAVE))
+    }
+}
+
 /// A region of the pair's memory: a power-of-two size, at a multiple of 64 bytes. 0 is "none".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
@@ -171,7 +222,7 @@ impl Place {
 }
 
 /// One direction as one of its ends sees it. What is loaded may be a lie, and is checked by the caller
-/// in its private copy; `verbs` will put the own side's words and load the landed ones.
+/// in its private copy.
 pub trait Port {
     /// A word of the other side (acquire); the own side's words read back what was stored.
     fn load(&self, word: Word) -> u64;

@@ -27,6 +27,8 @@ pub enum WState {
     End = 3,
     /// The peer's words cannot be: ECONNRESET.
     Broken = 4,
+    /// Where words travel: the epoch is said to be taken, and nothing is accepted until that has arrived.
+    Proposed = 5,
 }
 
 /// What the caller knows when a data call begins.
@@ -38,6 +40,8 @@ pub struct WriterFacts {
     pub may_take: bool,
     /// Where the ring starts when the offer is taken; NONE: don't take.
     pub place: Place,
+    /// What we store arrives later than it is stored, or never: see [`WState::Proposed`].
+    pub travels: bool,
     /// Own wish to leave the ring.
     pub fail_back: bool,
     /// The reader's kernel FIN (or hang-up) has come without W of its own direction.
@@ -52,6 +56,12 @@ pub enum WriterEvent {
     /// From this offset on bytes go to the ring. Fence and wake the reader: it may sleep on TCP alone.
     Took {
         offset: u64,
+    },
+    /// N is said, and the state is `Proposed`.
+    Proposed,
+    /// Whether N has arrived can be known no more but from the reader: it is to be asked by the policyds.
+    Ask {
+        epoch: u64,
     },
     /// The offer is used up, the reader may read without the switch. Wake it.
     Voided,
@@ -105,6 +115,8 @@ pub struct Writer {
     sent: u64,
     /// What the kernel's count of sent bytes is ahead of the stream's.
     skew: u64,
+    /// As [`WriterFacts::travels`] said when the epoch was taken.
+    travels: bool,
 }
 
 /// The hot path.
@@ -125,6 +137,8 @@ impl Writer {
             WState::Ring => {
                 let hold = wanted == stamp(self.epoch, want::HOLD);
                 let leave = hold || wanted == stamp(self.epoch, want::LEAVE);
+                // RETURNED might arrive after the bytes that it announces: there a record is the answer.
+                let hold = hold && !self.travels;
                 if leave | facts.fail_back | facts.reader_gone | facts.reader_silent {
                     self.begin_fail_back(port, hold)
                 } else {
@@ -132,6 +146,7 @@ impl Writer {
                 }
             }
             WState::Tcp if epoch_of(wanted) == self.epoch.wrapping_add(1) => self.answer(port, wanted, facts, verify),
+            WState::Proposed => self.settle_proposal(port),
             WState::FailBack | WState::Tcp | WState::End if wanted == stamp(self.epoch, want::HOLD) => {
                 self.answer_hold(port);
                 WriterEvent::None
@@ -209,7 +224,8 @@ impl Writer {
         let epoch = self.epoch.wrapping_add(1);
         // Taken already, by a holder that died before it could note it: there is no way back.
         let said = port.load(Word::AtKind) == stamp(epoch, at::TAKEN);
-        if (wanted == stamp(epoch, want::LEAVE) || wanted == stamp(epoch, want::HOLD)) && !said {
+        let dead = facts.travels && port.load(Word::Dead) != 0;
+        if (dead || wanted == stamp(epoch, want::LEAVE) || wanted == stamp(epoch, want::HOLD)) && !said {
             port.store(Word::AtKind, stamp(epoch, at::VOID));
             self.epoch = epoch;
             return WriterEvent::Voided;
@@ -246,8 +262,39 @@ impl Writer {
         port.store(Word::AtOffset, facts.offset);
         port.store(Word::AtKind, stamp(epoch, at::TAKEN));
         self.epoch = epoch;
+        self.travels = facts.travels;
+        if self.travels && !planted(Fault::NotAwaited) {
+            self.state = WState::Proposed;
+            return WriterEvent::Proposed;
+        }
         self.state = WState::Ring;
         WriterEvent::Took { offset: facts.offset }
+    }
+
+    /// PROPOSED: has N arrived? Where nobody can know any more, the reader says whether it saw it.
+    #[cold]
+    fn settle_proposal<P: Port>(&mut self, port: &P) -> WriterEvent {
+        if port.load(Word::Landed) == self.epoch {
+            self.state = WState::Ring;
+            return WriterEvent::Took { offset: self.taken_at };
+        }
+        if port.load(Word::Dead) == 0 {
+            return WriterEvent::None;
+        }
+        let answer = match port.load(Word::Answer) {
+            _ if planted(Fault::GuessedVoid) => stamp(self.epoch, at::VOID),
+            _ if planted(Fault::GuessedTaken) => stamp(self.epoch, at::TAKEN),
+            answer => answer,
+        };
+        if answer == stamp(self.epoch, at::VOID) {
+            self.state = WState::Tcp;
+            return WriterEvent::Voided;
+        }
+        if answer == stamp(self.epoch, at::TAKEN) {
+            self.owe(Record::SIZE as u64); // R = E = N
+            return WriterEvent::FailBackBegan;
+        }
+        WriterEvent::Ask { epoch: self.epoch }
     }
 
     #[cold]
@@ -256,18 +303,23 @@ impl Writer {
         if self.state != WState::Ring {
             return WriterEvent::None;
         }
-        self.from = self.consumed; // which is max(consumed, N)
+        self.owe(if hold { 0 } else { Record::SIZE as u64 });
         if planted(Fault::FromWithoutMax) {
             self.from = port.load(Word::Consumed);
         }
-        self.to = self.written;
-        self.head = if hold { 0 } else { Record::SIZE as u64 };
-        self.sent = 0;
-        self.state = WState::FailBack;
         if !hold {
             port.store(Word::Left, self.epoch);
         }
         WriterEvent::FailBackBegan
+    }
+
+    /// A record of this size, or none, and all that is not known to be consumed.
+    fn owe(&mut self, head: u64) {
+        self.from = self.consumed; // which is max(consumed, N)
+        self.to = self.written;
+        self.head = head;
+        self.sent = 0;
+        self.state = WState::FailBack;
     }
 
     /// The reader has stopped while we were leaving, or had left.
@@ -277,7 +329,7 @@ impl Writer {
             return;
         }
         let all_sent = self.sent == self.head + (self.to - self.from);
-        if self.state == WState::FailBack && self.sent == 0 {
+        if self.state == WState::FailBack && self.sent == 0 && !self.travels {
             self.spare_the_record(port);
         } else if self.state == WState::FailBack || all_sent {
             port.store(Word::AtKind, stamp(self.epoch, at::PROMISED));
@@ -344,7 +396,8 @@ impl Writer {
     /// pump first.
     pub fn finish<P: Port>(&mut self, port: &P) -> bool {
         match self.state {
-            WState::FailBack => return false,
+            WState::FailBack | WState::Proposed => return false,
+            WState::Ring if self.travels => port.store(Word::End, self.written.wrapping_add(1)),
             WState::Ring => port.store(Word::Final, self.written.wrapping_add(1)),
             WState::Tcp | WState::End | WState::Broken => {}
         }
@@ -390,6 +443,13 @@ impl Writer {
     /// Record or bytes have still to go to the kernel.
     pub fn owed(&self) -> bool {
         self.state == WState::FailBack
+    }
+
+    /// PROPOSED, and nothing has come that would settle it.
+    pub fn undecided<P: Port>(&self, port: &P) -> bool {
+        self.state == WState::Proposed
+            && port.load(Word::Landed) != self.epoch
+            && (port.load(Word::Dead) == 0 || epoch_of(port.load(Word::Answer)) != self.epoch)
     }
 
     /// Bytes of the stream accepted, of meaning since the last take. After a fail-back the caller counts on from here.

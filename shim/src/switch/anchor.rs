@@ -31,6 +31,13 @@ impl Anchor {
         self
     }
 
+    /// The kernel has an end to tell: what the other end's switch had said before it is seen first.
+    fn catch_up(&self) {
+        if self.slot.has(flag::FAR) {
+            super::far::catch_up();
+        }
+    }
+
     /// The kernel tells an error once, and this was not the application's call.
     fn swallowed(&self, errno: i32) {
         let _ = self.slot.untold.compare_exchange(0, errno as u32, Ordering::AcqRel, Ordering::Relaxed);
@@ -39,12 +46,16 @@ impl Anchor {
     fn taken(&self, n: isize) -> TcpTake {
         match n {
             0 if self.shut && !peer_has_finished(self.fd) => TcpTake::WouldBlock,
-            0 => TcpTake::Fin,
+            0 => {
+                self.catch_up();
+                TcpTake::Fin
+            }
             1.. => TcpTake::Bytes(n as usize),
             _ => match sys::errno() {
                 libc::EAGAIN | libc::EINTR => TcpTake::WouldBlock,
                 errno => {
                     self.swallowed(errno);
+                    self.catch_up();
                     TcpTake::Failed(errno)
                 }
             },
@@ -253,6 +264,9 @@ pub fn note(conn: &Conn, bits: u32) -> u32 {
     let mut all = bits | (slot.anchor.load(Ordering::Acquire) & (LASTING | WITH_FINAL));
     if bits & LASTING != 0 && all & WITH_FINAL == 0 {
         // The final offset is published before the kernel's FIN, so it is looked at after it.
+        if conn.pair.is_far() {
+            super::far::catch_up();
+        }
         if conn.inward.load_final() {
             all |= WITH_FINAL;
         }

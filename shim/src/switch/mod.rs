@@ -1,6 +1,6 @@
 //! The switch: decides, call by call, what carries a connection that has a companion.
 //!
-//! `send` and `receive` are the two directions' data paths, `ready` says what poll and epoll shall be told, `sleep` is
+//! `far` is what is different between hosts. `send` and `receive` are the two directions' data paths, `ready` says what poll and epoll shall be told, `sleep` is
 //! how a blocking call waits, `watch` is poll and select, `anchor` is the kernel's socket. Here are the connection's context and what moves it
 //! between kernel and companion.
 //!
@@ -11,6 +11,7 @@
 //! kernel has it all.
 
 pub mod anchor;
+mod far;
 pub mod ready;
 pub mod receive;
 mod restartable;
@@ -25,6 +26,7 @@ use tandem_protocol::Reason;
 use tandem_protocol::message::CompanionRef;
 use tandem_protocol::registry::Provider;
 
+use crate::provider::far::RING;
 use crate::provider::local::{self, Pair};
 use crate::slot::{IN_KERNEL, RecvGuard, SendGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
 use crate::stream::{LocalPort, Port, RState, WState, Word, Writer, WriterEvent, WriterFacts, sleepers};
@@ -33,6 +35,8 @@ use sleep::Way;
 
 /// What a direction absorbs by default before the writer must wait: about what kernel TCP's buffers do.
 const LIMIT: u64 = 4 << 20;
+
+pub use far::{look_anew, was_taken};
 
 /// A connection with a companion, as one call uses it.
 #[derive(Clone, Copy)]
@@ -56,6 +60,9 @@ impl Conn {
         }
         let pair = local::pair(slot.pair.load(Ordering::Acquire).wrapping_sub(1))?;
         let conn = slot.conn.load(Ordering::Relaxed);
+        if pair.is_far() {
+            far::look_whose(slot, pair);
+        }
         let (out, inward) = (pair.port(conn, pair.role)?, pair.port(conn, pair.role ^ 1)?);
         Some(Conn { slot, fd, pair, number: conn, out, inward })
     }
@@ -97,6 +104,9 @@ impl Conn {
     /// The same, of the end that our `way` leads to, where a full fence stands behind what we have stored.
     #[inline]
     pub fn wake_behind_fence(&self, way: Way) {
+        if let Some(driver) = self.pair.far() {
+            return driver.push(self.number);
+        }
         let (port, word) = match way {
             Way::In => (&self.inward, Word::WSleep),
             Way::Out => (&self.out, Word::RSleep),
@@ -130,9 +140,12 @@ pub fn attach(slot: SlotRef, pair: &'static Pair, end: CompanionRef) -> bool {
     slot.conn.store(end.conn, Ordering::Relaxed);
     slot.role.store(u32::from(end.role), Ordering::Relaxed);
     slot.companion_id.store(end.id, Ordering::Relaxed);
-    slot.limit.store(limit_of(slot), Ordering::Relaxed);
+    let most = if pair.is_far() { RING as u64 } else { LIMIT };
+    slot.limit.store(limit_of(slot).min(most), Ordering::Relaxed);
     slot.pair.store(pair.index + 1, Ordering::Release);
-    pair.initialise(end.conn, end.id);
+    if !pair.is_far() {
+        pair.initialise(end.conn, end.id);
+    }
     let attached = slot.advance(Stage::Meeting, Stage::Attached);
     if attached {
         meet::explain(slot, Reason::Attached);
@@ -172,11 +185,14 @@ pub fn offer(conn: &Conn) -> bool {
         return false;
     }
     slot.recv_phase.store(THROUGH_SWITCH, Ordering::SeqCst);
+    if conn.pair.is_far() {
+        side.reader.words_travel();
+    }
     let free = slot.kernel_reads.load(Ordering::SeqCst) == 0 && hold.covers(slot) && slot.sole_holder();
     if free && count_agrees(conn, &side) && side.reader.offer(&conn.inward, slot.delivered()) {
         drop(side);
         conn.wake_both();
-        carried_by(slot, Provider::Local);
+        carried_by(conn);
         epoll::adopt(conn);
         return true;
     }
@@ -186,7 +202,9 @@ pub fn offer(conn: &Conn) -> bool {
 
 /// With handlers of both kinds (restarting or not) only the kernel itself can end a blocking call rightly.
 fn unsure_of_signals(conn: &Conn) -> bool {
-    signals::mixed() && !restartable::available() && !anchor::is_non_blocking(conn.slot, conn.fd)
+    // Such a sleep knows nothing of a provider's descriptor.
+    let sleeps = !conn.pair.is_far() && restartable::available();
+    signals::mixed() && !sleeps && !anchor::is_non_blocking(conn.slot, conn.fd)
 }
 
 fn count_agrees(conn: &Conn, side: &RecvGuard<'_>) -> bool {
@@ -229,14 +247,25 @@ pub fn take(conn: &Conn) -> bool {
         crate::log::debug(format_args!("slot {}: writes by the companion from byte {offset}", slot.index));
         drop(side);
         conn.wake_reader();
-        carried_by(slot, Provider::Local);
+        carried_by(conn);
         epoll::adopt(conn);
         return true;
     }
+    if event == WriterEvent::Proposed {
+        // Nothing is accepted until that has arrived: whoever asks for room waits.
+        drop(side);
+        conn.wake_reader();
+        epoll::adopt(conn);
+        return true;
+    }
+    let epoch = side.writer.epoch();
     slot.send_phase.store(IN_KERNEL, Ordering::SeqCst);
     drop(side);
     if event == WriterEvent::Voided {
         conn.wake_reader();
+        if conn.pair.is_far() {
+            far::say_void(conn, epoch);
+        }
     }
     false
 }
@@ -250,7 +279,8 @@ fn answer_offer(conn: &Conn, side: &mut SendGuard<'_>, hold: Option<&epoll::Hold
     let facts = WriterFacts {
         offset: slot.accepted(),
         may_take,
-        place: local::small_ring(conn.pair.role, slot.conn.load(Ordering::Relaxed)).unwrap_or_default(),
+        place: conn.out.small(),
+        travels: conn.pair.is_far(),
         reader_gone: may_take && anchor::peer_gone(anchor::look(conn)),
         ..WriterFacts::default()
     };
@@ -299,9 +329,10 @@ pub fn refresh_row(slot: SlotRef) {
     }
 }
 
-fn carried_by(slot: SlotRef, provider: Provider) {
+fn carried_by(conn: &Conn) {
+    let provider = if conn.pair.is_far() { Provider::Verbs } else { Provider::Local };
     if let Some(family) = family::existing() {
-        family.row(slot.index).set_provider(provider, Reason::None);
+        family.row(conn.slot.index).set_provider(provider, Reason::None);
     }
 }
 
@@ -331,7 +362,7 @@ fn collect_places(conn: &Conn, side: &mut SendGuard<'_>) {
 
 /// The last descriptor of the last holder is about to be closed.
 pub fn finish(conn: &Conn) {
-    if conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
+    if conn.pair.is_far() || conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
         send::finish(conn, send::End::Both);
     }
 }
@@ -340,6 +371,9 @@ pub fn finish(conn: &Conn) {
 /// where it is; its ring is given back when the connection's number is used again.
 pub fn detach(slot: SlotRef) {
     let Some(conn) = Conn::of(slot, -1) else { return };
+    if let Some(driver) = conn.pair.far() {
+        return driver.slot_ended(slot);
+    }
     conn.reads_no_more();
     let Ok(side) = slot.send_side() else { return };
     // What was accepted and not yet read by the peer, whatever state the writer ended in: the peer still reads it there.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::anchor::{self, Anchor};
 use super::sleep::{self, Patience, Way, Woke};
-use super::{Conn, back_to_kernel_sends, collect_places, count_fail_back};
+use super::{Conn, back_to_kernel_sends, collect_places, count_fail_back, far};
 use crate::slot::{IN_KERNEL, SendGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
 use crate::stream::{LocalPort, Port, Pumped, WState, Word, Writer, WriterEvent, WriterFacts};
 use crate::{debug, epoll, family, meet, sys};
@@ -163,12 +163,18 @@ fn step(conn: &Conn, source: &mut impl Source, about_to_sleep: bool) -> Step {
             }
             match (n, source.left()) {
                 (_, 0) => Step::All,
-                (0, _) => Step::Full,
+                (0, _) => full(conn),
                 _ => Step::Some,
             }
         }
         Err(errno) => Step::Fail(errno),
     }
+}
+
+#[cold]
+fn full(conn: &Conn) -> Step {
+    far::no_room(conn);
+    Step::Full
 }
 
 /// Where the writer stands after looking at the reader's words; `None`: in the ring.
@@ -184,7 +190,9 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
         side.writer.abandon();
     }
     let facts = WriterFacts {
-        fail_back: slot.has(flag::LEAVING | flag::URGENT) || may_disturb && disturb(conn, side),
+        fail_back: slot.has(flag::LEAVING | flag::URGENT)
+            || may_disturb && disturb(conn, side)
+            || conn.pair.is_far() && far::is_over(conn),
         reader_gone: gone,
         reader_silent: about_to_sleep && anchor::peer_half_closed(bits),
         ..WriterFacts::default()
@@ -197,7 +205,9 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
             crate::log::debug(format_args!("slot {}: fails back ({facts:?})", slot.index));
         }
         WriterEvent::Voided => conn.wake_reader(),
-        WriterEvent::None | WriterEvent::Took { .. } => {}
+        WriterEvent::Took { offset } => far::arrived(conn, offset),
+        WriterEvent::Ask { epoch } => far::ask(conn, epoch),
+        WriterEvent::None | WriterEvent::Proposed => {}
     }
     if side.writer.state() == WState::FailBack && anchor::broken(anchor::look(conn)) {
         // The socket's error is told once: not to a send of ours.
@@ -205,6 +215,7 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
     }
     match side.writer.state() {
         WState::Ring => return None,
+        WState::Proposed => return Some(Step::Full),
         WState::FailBack => match side.writer.pump(&conn.out, &mut Anchor::of(conn)) {
             Pumped::Done => {}
             Pumped::Again => {
@@ -241,7 +252,7 @@ fn grow(conn: &Conn, side: &mut SendGuard<'_>, left: usize) -> bool {
     collect_places(conn, side);
     let small = |place: crate::stream::Place| place.size() < tandem_protocol::pair::BIG_RING_BYTES as u64;
     let [current, ..] = side.writer.places();
-    if !small(current) || !side.writer.want_growth(&conn.out, left) {
+    if conn.pair.is_far() || !small(current) || !side.writer.want_growth(&conn.out, left) {
         return false;
     }
     let Some(place) = conn.pair.claim_big() else { return false };
@@ -275,6 +286,9 @@ pub enum End {
 /// ring. In case that it gives the socket to somebody without a switch, as much as the kernel takes goes by TCP, too, unless
 /// we read on: a peer that answers and closes would leave that unread, and reset what it answered.
 pub fn finish(conn: &Conn, end: End) {
+    if conn.pair.is_far() {
+        return far::finish(conn, end);
+    }
     let until = sys::now_ns() + RETURN_NS;
     loop {
         let Ok(mut side) = conn.slot.send_side() else { return };
@@ -321,6 +335,10 @@ pub fn pump(conn: &Conn) -> bool {
     }
     let moved = match advance(conn, &mut side, false, false) {
         None if writable(conn, &mut side) => return true,
+        None if conn.pair.is_far() => {
+            far::no_room(conn);
+            advance(conn, &mut side, true, false)
+        }
         // Whoever asks will wait now. A reader that has said its last word dies unnoticed, but for the kernel's RST.
         None => advance(conn, &mut side, true, false),
         moved => moved,
@@ -337,7 +355,9 @@ fn writable(conn: &Conn, side: &mut SendGuard<'_>) -> bool {
 
 fn can_grow(conn: &Conn, side: &mut SendGuard<'_>) -> bool {
     let [current, ..] = side.writer.places();
-    current.size() < tandem_protocol::pair::BIG_RING_BYTES as u64 && side.writer.want_growth(&conn.out, 1)
+    !conn.pair.is_far()
+        && current.size() < tandem_protocol::pair::BIG_RING_BYTES as u64
+        && side.writer.want_growth(&conn.out, 1)
 }
 
 /// SIOCOUTQ: what on TCP the peer's kernel would not have acknowledged, for want of room in its receive buffer.
@@ -354,6 +374,9 @@ pub fn queued(conn: &Conn) -> usize {
 /// Is there anything to wait for before a write can be taken? For the sleeper's second look.
 pub fn blocked(conn: &Conn) -> bool {
     let Ok(mut side) = conn.slot.send_side() else { return false };
+    if side.writer.state() == WState::Proposed {
+        return side.writer.undecided(&conn.out);
+    }
     side.writer.state() == WState::Ring && side.writer.room(&conn.out) == 0 && side.writer.unconsumed(&conn.out) > 0
 }
 
@@ -364,6 +387,7 @@ pub fn could_write(conn: &Conn) -> bool {
         WState::Ring => writable(conn, &mut side),
         // The kernel's readiness decides.
         WState::FailBack | WState::Tcp => false,
+        WState::Proposed => !side.writer.undecided(&conn.out),
         WState::End | WState::Broken => true,
     }
 }

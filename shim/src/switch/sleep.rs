@@ -4,6 +4,7 @@
 //! {anchor, own wake, wake 0}. The order that keeps a wake from being lost is in `wake`.
 
 use std::cell::Cell;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use libc::{c_short, pollfd};
@@ -11,7 +12,7 @@ use tandem_protocol::Reason;
 
 use super::anchor::FinalWord;
 use super::restartable::{self, Slept};
-use super::{Conn, anchor, receive, send};
+use super::{Conn, anchor, far, receive, send};
 use crate::calls::lifecycle;
 use crate::provider::local::WAKE0;
 use crate::signals::{self, AfterSignal};
@@ -20,7 +21,7 @@ use crate::slot::{SlotRef, flag};
 use crate::stream::sleepers::Sleepers;
 use crate::stream::{LocalPort, Port, Word};
 use crate::wake::{self, Wake};
-use crate::{real, sys};
+use crate::{meet, real, sys};
 
 /// Which direction a sleeper waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +94,9 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
     let wake = borrowed.wake;
     let standing = stand(conn, way, wake);
     wake.fall_asleep();
+    if conn.pair.is_far() {
+        far::arm();
+    }
     let woke = if now_ready(conn, way) || !conn.slot.shows(conn.fd) {
         Woke::Look
     } else {
@@ -100,7 +104,8 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
         let low_water = way == Way::In && conn.slot.has(flag::LOW_WATER);
         let own = patience.left();
         let limit = standing.bound(if low_water { Some(own.unwrap_or(u64::MAX).min(LOOK_NS)) } else { own });
-        let slept = if limit.is_none() && !patience.partial && signals::mixed() {
+        let limit = if conn.pair.is_far() { far::bound(conn, limit) } else { limit };
+        let slept = if limit.is_none() && !patience.partial && signals::mixed() && !conn.pair.is_far() {
             restartably(conn, way, wake)
         } else {
             poll(conn, way, Some(wake), limit)
@@ -110,6 +115,9 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
     wake.wake_up();
     drop(standing);
     drop(borrowed);
+    if conn.pair.is_far() {
+        meet::collect();
+    }
     judge(conn, woke, patience)
 }
 
@@ -292,6 +300,9 @@ fn now_ready(conn: &Conn, way: Way) -> bool {
 fn timed(conn: &Conn, patience: &mut Patience) -> Woke {
     let limit = patience.left().unwrap_or(u64::MAX).min(TIMED_NS);
     let slept = poll(conn, Way::Out, None, Some(limit));
+    if conn.pair.is_far() {
+        meet::collect();
+    }
     let woke = untimed(slept, patience);
     judge(conn, woke, patience)
 }
@@ -343,19 +354,25 @@ fn events(conn: &Conn, way: Way) -> c_short {
 }
 
 fn poll(conn: &Conn, way: Way, wake: Option<Wake>, limit: Option<u64>) -> Woke {
+    let [told, said] = if conn.pair.is_far() { far::descriptors() } else { [-1; 2] };
+    let input = |fd: RawFd| pollfd { fd, events: libc::POLLIN, revents: 0 };
     let mut entries = [
         pollfd { fd: conn.fd, events: events(conn, way), revents: 0 },
-        pollfd { fd: wake.map_or(-1, |w| w.fd), events: libc::POLLIN, revents: 0 },
-        pollfd { fd: WAKE0.load(Ordering::Acquire), events: libc::POLLIN, revents: 0 },
+        input(wake.map_or(-1, |w| w.fd)),
+        input(WAKE0.load(Ordering::Acquire)),
+        input(told),
+        input(said),
     ];
+    // The last two are a provider's and policyd's, for companions between hosts.
+    let count = if told >= 0 { 5 } else { 3 };
     let limit = limit.map(sys::timespec);
     let limit_at = limit.as_ref().map_or(std::ptr::null(), |l| l as *const libc::timespec);
-    // SAFETY: three entries and a time-out on this frame; no signal mask.
-    let n = unsafe { real::ppoll(entries.as_mut_ptr(), 3, limit_at, std::ptr::null()) };
+    // SAFETY: so many entries and a time-out on this frame; no signal mask.
+    let n = unsafe { real::ppoll(entries.as_mut_ptr(), count, limit_at, std::ptr::null()) };
     if n < 0 {
         return if sys::errno() == libc::EINTR { Woke::Signal } else { Woke::Look };
     }
-    let [tcp, own, zero] = entries;
+    let [tcp, own, zero, ..] = entries;
     if own.revents != 0
         && let Some(wake) = wake
     {
@@ -392,11 +409,17 @@ fn spun_for(conn: &Conn, way: Way) -> bool {
         Way::In => {
             let delivered = conn.slot.delivered();
             // An orderly end is told by its word, too.
-            spin(|| receive::produced(conn) > delivered || conn.inward.load_final())
+            spin(|| {
+                far::glance(conn);
+                receive::produced(conn) > delivered || conn.inward.load_final()
+            })
         }
         Way::Out => {
             let before = conn.out.load(Word::Consumed);
-            spin(|| conn.out.load(Word::Consumed) != before)
+            spin(|| {
+                far::glance(conn);
+                conn.out.load(Word::Consumed) != before
+            })
         }
     }
 }

@@ -13,7 +13,7 @@ use libc::{c_int, c_short, c_ulong, fd_set, nfds_t, pollfd, sigset_t};
 use super::sleep::{self, Borrowed, Standing, Way, stand};
 use smallvec::SmallVec;
 
-use super::{Conn, anchor, ready, receive, send};
+use super::{Conn, anchor, far, ready, receive, send};
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::provider::local::WAKE0;
@@ -292,7 +292,10 @@ impl Round {
         let marks: SmallVec<[_; FEW]> = self.switched().map(|(conn, _)| (*conn, conn.slot.delivered())).collect();
         !marks.is_empty()
             && sleep::inclined()
-            && sleep::spin(|| marks.iter().any(|(conn, delivered)| receive::produced(conn) > *delivered))
+            && sleep::spin(|| {
+                marks.iter().take(1).for_each(|(conn, _)| far::glance(conn));
+                marks.iter().any(|(conn, delivered)| receive::produced(conn) > *delivered)
+            })
     }
 
     fn rest(&mut self, left: Option<u64>, mask: *const sigset_t) -> Result<(), c_int> {
@@ -317,11 +320,19 @@ impl Round {
         self.enter_kernel();
         let asleep: SmallVec<[_; FEW]> = self.sets().filter_map(epoll::fall_asleep_on).collect();
         let bound = asleep.iter().fold(bound, |bound, asleep| asleep.bound(bound));
+        let between_hosts = self.switched().any(|(conn, _)| conn.pair.is_far());
+        if between_hosts {
+            far::arm();
+        }
+        let bound = if between_hosts { far::bound_all(bound) } else { bound };
         let bound = if self.stirs() { Some(0) } else { bound };
         let own = self.copies.len();
         let wake_fd = wake.map_or(-1, |wake| wake.fd);
         self.copies.push(pollfd { fd: wake_fd, events: libc::POLLIN, revents: 0 });
         self.copies.push(pollfd { fd: WAKE0.load(Ordering::Acquire), events: libc::POLLIN, revents: 0 });
+        if between_hosts {
+            self.copies.extend(far::descriptors().map(|fd| pollfd { fd, events: libc::POLLIN, revents: 0 }));
+        }
         let n = real_poll(&mut self.copies, bound, mask);
         let errno = sys::errno();
         drop(asleep);
@@ -336,6 +347,9 @@ impl Round {
         drop(borrowed);
         if self.copies.get(own + 1).is_some_and(|copy| copy.revents != 0) {
             wake::rouse_all();
+        }
+        if between_hosts {
+            meet::collect();
         }
         if n < 0 {
             self.sets().for_each(epoll::pass_on);
@@ -368,7 +382,7 @@ impl Round {
 fn kind(entry: &pollfd) -> Kind {
     let fd = entry.fd;
     match fd_table::life(fd) {
-        Entry::Hidden => Kind::Hidden,
+        Entry::Hidden | Entry::Lent => Kind::Hidden,
         Entry::Epoll(_) if epoll::outer_of(fd).is_some() => Kind::Set,
         Entry::Socket(index) => match slot::at(index) {
             Some(slot) if slot.stage() == Stage::Attached && ready::switched(slot) => {

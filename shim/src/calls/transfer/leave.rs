@@ -32,6 +32,9 @@ pub fn hand_over(slot: SlotRef, fd: RawFd, reason: Reason) {
     receive::let_go(&conn);
     switch::give_up(slot, reason);
     while switch::ready::switched(slot) && slot.current() && !slot.has(flag::STUCK) {
+        if conn.pair.is_far() {
+            meet::collect();
+        }
         switch::ready::ask(&conn, switch::ready::IN | switch::ready::OUT);
         send::pump(&conn);
         if !receive::let_go(&conn) || sys::now_ns() >= end {

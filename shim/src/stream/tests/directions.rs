@@ -91,6 +91,7 @@ impl Writing<'_> {
         let facts = WriterFacts { fail_back, may_take: chance(60), reader_gone: gone, ..willing(self.accepted) };
         match self.writer.consider(&self.port, &facts, |count| count == sent) {
             WriterEvent::None => {}
+            WriterEvent::Proposed | WriterEvent::Ask { .. } => panic!("words do not travel here"),
             WriterEvent::FailBackBegan => reached(Corner::FailedBack),
             WriterEvent::Took { .. } => {
                 reached(Corner::Took);
@@ -110,7 +111,7 @@ impl Writing<'_> {
                 Pumped::Again => Some(false),
                 Pumped::Failed(_) => None,
             },
-            WState::End | WState::Broken => None,
+            WState::End | WState::Broken | WState::Proposed => None,
         };
         match moved {
             None => false,

@@ -6,6 +6,7 @@ mod hostile;
 mod looking;
 mod sharing;
 mod sleeping;
+mod travelling;
 mod units;
 mod world;
 

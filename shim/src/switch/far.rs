@@ -1,0 +1,197 @@
+//! What is different for a connection between hosts, where what one end stores arrives at the other later, or never.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use tandem_protocol::Reason;
+
+use super::anchor::{self, Anchor};
+use super::send::{self, End};
+use super::{Conn, give_up, receive, sleep};
+use crate::provider::far;
+use crate::provider::local::Pair;
+use crate::slot::{IN_KERNEL, SlotRef};
+use crate::stream::{Port, Pumped, WState, Word, WriterFacts};
+use crate::{epoll, meet, real, sys};
+
+pub use far::{arm, bound as bound_all, descriptors, no_room};
+
+/// How long an end of the stream may take to arrive; a queue pair on which it does not is dead before.
+const LINGER_NS: u64 = 5_000_000_000;
+const LOOK_NS: u64 = 20_000_000;
+/// Between looks whether a question is still worth waiting for.
+const ASK_NS: u64 = 100_000_000;
+
+/// A forked child cannot put: what it does with the connection goes by TCP.
+#[cold]
+#[inline(never)]
+pub fn look_whose(slot: SlotRef, pair: &'static Pair) {
+    if pair.far().is_some_and(|driver| !driver.is_ours()) {
+        give_up(slot, Reason::Forked);
+    }
+}
+
+/// The connection's words are looked at by whoever spins for them.
+#[inline]
+pub fn glance(conn: &Conn) {
+    if let Some(driver) = conn.pair.far() {
+        driver.poll();
+    }
+}
+
+/// All that the other end had said before the kernel said what it says now.
+#[cold]
+pub fn catch_up() {
+    if let Some(driver) = far::existing() {
+        driver.poll();
+    }
+}
+
+/// The provider's way is dead, or of no use.
+pub fn is_over(conn: &Conn) -> bool {
+    is_dead(conn) || far::is_stalled(conn)
+}
+
+fn is_dead(conn: &Conn) -> bool {
+    conn.out.load(Word::Dead) != 0
+}
+
+/// PROPOSED is over: the ring takes bytes.
+#[cold]
+pub fn arrived(conn: &Conn, offset: u64) {
+    crate::log::debug(format_args!("slot {}: writes by the companion from byte {offset}", conn.slot.index));
+    super::carried_by(conn);
+}
+
+/// Whether N has arrived only the reader knows, and it is asked by the policyds. Where no answer comes in time, nothing accepted may be
+/// lost silently: the connection is reset.
+#[cold]
+pub fn ask(conn: &Conn, epoch: u64) {
+    if !far::ask(conn, epoch) {
+        crate::log::warn(format_args!("slot {}: nobody says whether epoch {epoch} was taken: reset", conn.slot.index));
+        reset(conn.fd);
+    }
+}
+
+#[cold]
+pub fn say_void(conn: &Conn, epoch: u64) {
+    if is_dead(conn) {
+        far::void(conn, epoch);
+    }
+}
+
+/// Who waits for an answer looks now and then.
+pub fn bound(conn: &Conn, limit: Option<u64>) -> Option<u64> {
+    let limit = far::bound(limit);
+    if is_dead(conn) { Some(limit.unwrap_or(u64::MAX).min(ASK_NS)) } else { limit }
+}
+
+/// Something was said by the policyds: both directions are moved along.
+pub fn look_anew(slot: SlotRef, fd: RawFd) {
+    if let Some(conn) = Conn::of(slot, fd) {
+        receive::attend(&conn);
+        send::pump(&conn);
+        epoll::rouse(slot);
+    }
+}
+
+/// The other end asks whether it took this epoch.
+pub fn was_taken(conn: &Conn, epoch: u64) -> Option<bool> {
+    let mut side = conn.slot.recv_side().ok()?;
+    let taken = side.reader.was_taken(&conn.inward, epoch);
+    drop(side);
+    receive::attend(conn);
+    taken
+}
+
+/// The application will write no more; the kernel's FIN is the caller's, and goes when W has arrived. If that cannot be, all that the
+/// other end may lack goes by TCP before.
+pub fn finish(conn: &Conn, end: End) {
+    if let (End::Both, Some(driver)) = (end, conn.pair.far()) {
+        driver.push_credit(conn.number);
+    }
+    let until = sys::now_ns() + LINGER_NS;
+    while !is_finished(conn, end) {
+        if sys::now_ns() > until || !conn.slot.current() {
+            crate::log::warn(format_args!("slot {}: its end does not arrive: reset", conn.slot.index));
+            reset(conn.fd);
+            break;
+        }
+        pause(conn);
+        meet::collect();
+    }
+    let Ok(mut side) = conn.slot.send_side() else { return };
+    side.writer.abandon();
+    conn.slot.send_phase.store(IN_KERNEL, Ordering::SeqCst);
+    // A thread that waits for room is refused by the kernel now.
+    sleep::rouse_all(&side.sleepers);
+    epoll::rouse(conn.slot);
+}
+
+/// One look: moves the end along.
+fn is_finished(conn: &Conn, end: End) -> bool {
+    let Ok(mut side) = conn.slot.send_side() else { return true };
+    let bits = anchor::look(conn);
+    if anchor::broken(bits) || anchor::peer_gone(bits) {
+        return true;
+    }
+    let dead = is_dead(conn);
+    let facts = WriterFacts { travels: true, fail_back: dead, ..WriterFacts::default() };
+    let event = side.writer.consider(&conn.out, &facts, |_| false);
+    match event {
+        crate::stream::WriterEvent::FailBackBegan => super::count_fail_back(),
+        crate::stream::WriterEvent::Ask { epoch } => ask(conn, epoch),
+        _ => {}
+    }
+    let last = match side.writer.state() {
+        WState::Ring => side.writer.written().wrapping_add(1),
+        WState::FailBack => {
+            let pumped = side.writer.pump(&conn.out, &mut Anchor::of(conn));
+            if pumped == Pumped::Again {
+                return false;
+            }
+            return pumped != Pumped::Done || end == End::Both || dead;
+        }
+        WState::Proposed => return false,
+        WState::Broken => return true,
+        // The kernel tells it all; but a half-close is told apart from a death by W.
+        WState::Tcp | WState::End if end == End::Both || dead => return true,
+        WState::Tcp | WState::End => conn.slot.accepted().wrapping_add(1),
+    };
+    if conn.out.load(Word::EndLanded) == last {
+        return true;
+    }
+    if end == End::Half {
+        conn.out.store(Word::Final, last);
+    }
+    if side.writer.state() == WState::Ring {
+        conn.out.store(Word::End, last);
+    }
+    drop(side);
+    conn.wake_reader();
+    false
+}
+
+/// Until something is told, the kernel takes more, or a moment.
+fn pause(conn: &Conn) {
+    far::arm();
+    let owes = send::owes(conn);
+    let [told, said] = far::descriptors();
+    let entry = |fd, events| libc::pollfd { fd, events, revents: 0 };
+    let out = if owes { libc::POLLOUT } else { 0 };
+    let mut entries = [entry(told, libc::POLLIN), entry(said, libc::POLLIN), entry(conn.fd, out)];
+    if conn.out.load(Word::EndLanded) != 0 {
+        return;
+    }
+    let time = sys::timespec(LOOK_NS);
+    let no_mask = std::ptr::null::<libc::sigset_t>();
+    // SAFETY: entries and a time of this frame. The raw call: no cancellation point.
+    unsafe { real::raw!(libc::SYS_ppoll, entries.as_mut_ptr(), 3, &raw const time, no_mask, 0) };
+}
+
+/// RST: the application is told ECONNRESET, at both ends.
+fn reset(fd: RawFd) {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    // SAFETY: an address of its size.
+    unsafe { real::connect(fd, &raw const nobody, size_of::<libc::sockaddr>() as libc::socklen_t) };
+}
