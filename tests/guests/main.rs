@@ -2,7 +2,7 @@
 //!
 //! Tests named here start `scripts/vm`, and with it this very program inside, which runs the tests of one module there:
 //! - `one`: one host with one device
-//! - `namespaces`: two hosts of one guest
+//! - `namespaces`: two hosts of one guest; `verbs`: the same, and programs whose bytes go by queue pairs between them
 //! - `guests`: two guests; the same test runs on both
 //!
 //! `script`: what `scripts/vm` promises whoever runs it.
@@ -13,6 +13,7 @@ mod one;
 mod perftest;
 mod redis;
 mod script;
+mod verbs;
 mod vm;
 
 use vm::run_inside;
@@ -25,6 +26,13 @@ fn in_one_host() {
 #[test]
 fn in_two_namespaces() {
     run_inside(&["namespaces", "--once"], "namespaces::");
+}
+
+#[test]
+fn by_queue_pairs() {
+    // Here, not in the guest, where that takes long.
+    tandem_tests::programs::program("between");
+    run_inside(&["namespaces", "--once"], "verbs::");
 }
 
 #[test]

@@ -29,12 +29,12 @@ fn rdma_goes_by_its_own_wire() {
     proof.print();
 }
 
-/// Both ends under Tandem, each with its host's policyd, and no provider that reaches another host: TCP, and said so.
+/// Both ends under Tandem, each with its host's policyd, which does not know the other one: TCP, and said so.
 #[test]
 #[ignore = "runs inside scripts/vm namespaces"]
-fn between_hosts_without_a_provider_it_is_tcp() {
+fn between_hosts_that_do_not_know_each_other_it_is_tcp() {
     let hosts = host::namespaces();
-    let mut proof = Proof::new("between_hosts_without_a_provider_it_is_tcp");
+    let mut proof = Proof::new("between_hosts_that_do_not_know_each_other_it_is_tcp");
     let native = load_between(&hosts, [None, None]);
     let policyds = hosts.each_ref().map(|host| Policyd::start_in(host.namespace.as_ref()).expect("a policyd"));
     let preloaded = load_between(&hosts, policyds.each_ref().map(Some));

@@ -159,6 +159,14 @@ impl Policyd {
         rows.iter().map(Row::from_json).collect()
     }
 
+    /// Every listed host has a link, and addresses that a device serves there.
+    #[track_caller]
+    pub fn is_linked(&self) -> bool {
+        let answer = self.ask(&["peer", "list", "--json"]).unwrap_or_else(|e| panic!("{e}"));
+        let linked = |peer: &Value| peer["up"] == true && peer["served"].as_array().is_some_and(|all| !all.is_empty());
+        answer["peers"].as_array().is_some_and(|peers| peers.iter().all(linked))
+    }
+
     #[track_caller]
     pub fn status(&self) -> Status {
         let whole = self.ask(&["status", "--json"]).unwrap_or_else(|e| panic!("{e}"));

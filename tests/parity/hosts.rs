@@ -89,7 +89,12 @@ impl Host {
     fn python(&self, script: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.namespace.name(), "env"]);
-        command.arg(format!("LD_PRELOAD={}", artifacts().library.display()));
+        // Alone in a folder: no provider is beside it.
+        let library = self.folder.file("libtandem.so");
+        if !library.exists() {
+            fs::copy(&artifacts().library, &library).expect("a copy of the library");
+        }
+        command.arg(format!("LD_PRELOAD={}", library.display()));
         command.arg(format!("TANDEM_POLICYD={}", self.socket().display()));
         command.args(["python3", "-c", script]).stdin(Stdio::null());
         command
