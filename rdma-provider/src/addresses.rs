@@ -3,8 +3,9 @@
 //! On Ethernet a port's GIDs are its addresses (routed RoCE alone). On Infiniband a port serves the addresses of the IP interface
 //! whose hardware address ends with one of its GIDs.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Mutex;
@@ -41,10 +42,25 @@ impl Served {
 /// The port that serves this address; of several, one that is active.
 pub fn find(address: &Address) -> Result<Served> {
     let wanted = canonical(address);
+    let fits = |served: &&Served| served.address == wanted;
+    if let Some(near) = look(Depth::Beginning).iter().filter(fits).find(|served| served.active) {
+        return Ok(near.clone());
+    }
     let all = recent();
-    let fitting = || all.iter().filter(|served| served.address == wanted);
-    fitting().find(|served| served.active).or(fitting().next()).cloned().ok_or(Errno(libc::ENODEV))
+    let active = all.iter().filter(fits).find(|served| served.active);
+    active.or(all.iter().find(fits)).cloned().ok_or(Errno(libc::ENODEV))
 }
+
+/// How far tables of GIDs are read. One has a thousand places, each a file, and mostly the first few are taken: to read them all takes
+/// milliseconds, and seconds where processors are emulated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Until so many places in a row are empty.
+    Beginning,
+    Whole,
+}
+
+const EMPTY_PLACES: u32 = 8;
 
 /// How long an answer is good for. Whoever needs the very latest hears of changes by `CHANGED`, which forgets it.
 const FRESH: Duration = Duration::from_secs(1);
@@ -71,6 +87,10 @@ pub fn forget() {
 
 /// Everything that is served now.
 pub fn list() -> Vec<Served> {
+    look(Depth::Whole)
+}
+
+fn look(depth: Depth) -> Vec<Served> {
     let interfaces = interfaces();
     let mut all = Vec::new();
     for device in names(Path::new(CLASS)) {
@@ -79,7 +99,7 @@ pub fn list() -> Vec<Served> {
             names(&ports).into_iter().filter_map(|name| Some((name.parse().ok()?, ports.join(name))))
         {
             let port = PortFolder { device: &device, number, folder };
-            all.extend(port.served(&interfaces));
+            all.extend(port.served(&interfaces, depth));
         }
     }
     all
@@ -97,11 +117,11 @@ struct PortFolder<'a> {
 }
 
 impl PortFolder<'_> {
-    fn served(&self, interfaces: &[Interface]) -> Vec<Served> {
+    fn served(&self, interfaces: &[Interface], depth: Depth) -> Vec<Served> {
         let active = self.text("state").is_some_and(|state| state.contains("ACTIVE"));
         let infiniband = self.text("link_layer").is_some_and(|layer| layer == "InfiniBand");
         let mut all = Vec::new();
-        for (index, gid) in self.gids() {
+        for (index, gid) in self.gids(depth) {
             let (addresses, mtu) = if infiniband {
                 let mine = interfaces.iter().filter(|interface| interface.gid == Some(gid));
                 (mine.flat_map(|interface| interface.addresses.clone()).collect(), 0)
@@ -118,14 +138,23 @@ impl PortFolder<'_> {
         all
     }
 
-    fn gids(&self) -> Vec<(u32, [u8; 16])> {
+    fn gids(&self, depth: Depth) -> Vec<(u32, [u8; 16])> {
         let folder = self.folder.join("gids");
-        let parsed = |name: String| {
-            let text = fs::read_to_string(folder.join(&name)).ok()?;
-            let gid = text.trim().parse::<std::net::Ipv6Addr>().ok()?.octets();
-            Some((name.parse().ok()?, gid)).filter(|_| gid != [0; 16])
-        };
-        names(&folder).into_iter().filter_map(parsed).collect()
+        let (mut all, mut empty) = (Vec::new(), 0);
+        for index in 0.. {
+            let Ok(text) = fs::read_to_string(folder.join(index.to_string())) else { break };
+            match text.trim().parse::<std::net::Ipv6Addr>() {
+                Ok(gid) if !gid.is_unspecified() => {
+                    all.push((index, gid.octets()));
+                    empty = 0;
+                }
+                _ => empty += 1,
+            }
+            if depth == Depth::Beginning && empty == EMPTY_PLACES {
+                break;
+            }
+        }
+        all
     }
 
     fn text(&self, name: &str) -> Option<String> {
@@ -138,9 +167,25 @@ fn mtu_of(interface: &str) -> Option<u32> {
     fs::read_to_string(Path::new("/sys/class/net").join(interface).join("mtu")).ok()?.trim().parse().ok()
 }
 
+/// By libc's own calls: std's panics where a program that closes a number twice has closed this folder's meanwhile.
 fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    let mut names = Vec::new();
+    let Ok(path) = CString::new(folder.as_os_str().as_bytes()) else { return names };
+    // SAFETY: a path that ends with a zero; a directory that only this function has; names that end with a zero, copied at once.
+    unsafe {
+        let directory = libc::opendir(path.as_ptr());
+        if directory.is_null() {
+            return names;
+        }
+        while let Some(entry) = libc::readdir(directory).as_ref() {
+            let name = CStr::from_ptr(entry.d_name.as_ptr()).to_str().unwrap_or_default();
+            if !name.starts_with('.') {
+                names.push(name.to_owned());
+            }
+        }
+        libc::closedir(directory);
+    }
+    names
 }
 
 /// An IP interface over InfiniBand.
@@ -223,6 +268,22 @@ pub fn canonical(address: &Address) -> Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_of_gids_is_read_as_far_as_it_is_asked_for() {
+        let folder = std::env::temp_dir().join(format!("tandem-gids-{}", std::process::id()));
+        fs::create_dir_all(folder.join("gids")).unwrap();
+        let set = [(0, "fe80::1"), (1, "::ffff:10.0.0.1"), (7, "2001:db8::1"), (40, "::ffff:10.0.0.2")];
+        for index in 0..64 {
+            let gid = set.iter().find(|(at, _)| *at == index).map_or("::", |(_, gid)| gid);
+            fs::write(folder.join("gids").join(index.to_string()), format!("{gid}\n")).unwrap();
+        }
+        let port = PortFolder { device: "x", number: 1, folder: folder.clone() };
+        let indices = |depth| port.gids(depth).into_iter().map(|(index, _)| index).collect::<Vec<_>>();
+        assert_eq!(indices(Depth::Beginning), [0, 1, 7]);
+        assert_eq!(indices(Depth::Whole), [0, 1, 7, 40]);
+        fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn a_gid_is_an_address() {
