@@ -191,7 +191,8 @@ impl Reader {
         match self.state {
             RState::End => self.peeked_end(skip),
             _ if self.verdict != Verdict::None => {
-                if self.is_short(port) {
+                // What was peeked is to be received first.
+                if skip == 0 && self.is_short(port) {
                     self.fail();
                 }
                 self.peeked_end(skip)

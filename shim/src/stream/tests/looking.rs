@@ -2,7 +2,7 @@
 
 use super::units::Pair;
 use super::*;
-use crate::stream::Pumped;
+use crate::stream::{Port, Pumped, Word};
 
 #[test]
 fn peek_and_available_span_tcp_and_ring() {
@@ -73,4 +73,20 @@ fn a_light_receive_leaves_tcp_alone_only_while_the_ring_is_what_is_waited_for() 
     let mut pair = Pair::switched(0);
     pair.reader.leave(&pair.shared.port());
     assert_eq!(pair.receive_lightly(100), Some(Take::WouldBlock), "what was asked back comes by TCP");
+}
+
+/// Where words travel, an end is believed only at W: what is peeked lies before it.
+#[test]
+fn a_peek_behind_the_last_byte_does_not_make_the_end_a_short_one() {
+    let mut pair = Pair::switched(1);
+    pair.reader.words_travel();
+    assert_eq!(pair.receive(1), tcp(1));
+    assert_eq!(pair.write(4), 4);
+    assert!(pair.writer.finish(&pair.shared.port()));
+    pair.shared.port().store(Word::End, 6);
+    pair.kernel.fin = true;
+    assert_eq!(pair.peek(9, 0), companion(4));
+    assert_eq!(pair.peek(9, 4), Take::WouldBlock);
+    assert_eq!(pair.receive(9), companion(4));
+    assert_eq!(pair.receive(9), Take::Eof);
 }
