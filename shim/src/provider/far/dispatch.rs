@@ -160,12 +160,16 @@ impl Far {
             }
         }
         // SAFETY: as above.
-        if let Some([kind, offset, geometry, start]) = unsafe { landed(records, Record::At) } {
+        if let Some([kind, offset, geometry, start, before]) = unsafe { landed(records, Record::At) } {
             if geometry != inward.load(Word::Geometries) {
+                // Whoever reads meanwhile has nothing to read before `Produced` is stored below, and looks again then.
                 let odd = !geometry.is_multiple_of(2);
-                let (start_word, place) = if odd { (Word::Start1, Word::Place1) } else { (Word::Start0, Word::Place0) };
-                inward.store(start_word, start);
-                inward.store(place, layout::read_ring(number).word());
+                let (even_start, odd_start) = if odd { (before, start) } else { (start, before) };
+                inward.store(Word::Start0, even_start);
+                inward.store(Word::Start1, odd_start);
+                for place in [Word::Place0, Word::Place1] {
+                    inward.store(place, layout::read_ring(number).word());
+                }
                 inward.store(Word::Geometries, geometry);
             }
             if kind != seen.at {

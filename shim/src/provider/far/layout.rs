@@ -81,7 +81,8 @@ pub const fn news() -> usize {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Record {
-    /// Writer: {`AtKind`, N, number of the geometry, its start}. A geometry's place is always the whole ring.
+    /// Writer: {`AtKind`, N, number of the geometry, its start, the start of the one before}. A geometry's place is always the whole
+    /// ring. Two, for the record may be put anew before anybody has seen it, and the reader may be at the one before.
     At = 0,
     /// Writer: {W + 1, [`end`] bits}.
     End = 1,
@@ -135,7 +136,7 @@ pub struct Endpoint<'a> {
     pub provider: &'a [u8],
 }
 
-const MAGIC: u32 = u32::from_le_bytes(*b"tsw1");
+const MAGIC: u32 = u32::from_le_bytes(*b"tsw2");
 const HEAD: usize = 16 + SHARE_BYTES;
 
 impl<'a> Endpoint<'a> {

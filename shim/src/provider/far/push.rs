@@ -178,7 +178,7 @@ impl Far {
 
     /// The epoch's word, and where the ring stands. One that is taken is told alone: nothing is accepted before that has landed.
     fn push_at(&self, conn: &Conn, out: &LocalPort<'static>, pushed: &mut Pushed) -> Result<(), Stuck> {
-        let (geometry, start) = newest(out);
+        let (geometry, start, before) = newest(out);
         let kind = out.load(Word::AtKind);
         if kind == pushed.at && geometry == pushed.geometry {
             return Ok(());
@@ -191,8 +191,8 @@ impl Far {
             pushed.produced = offset;
             self.approach(conn, pushed, offset)?;
         }
-        let record = sealed([kind, offset, geometry, start]);
-        self.put_record(conn, pushed, Record::At, &record, 40, token, kind != pushed.at)?;
+        let record = sealed([kind, offset, geometry, start, before]);
+        self.put_record(conn, pushed, Record::At, &record, 48, token, kind != pushed.at)?;
         (pushed.at, pushed.geometry) = (kind, geometry);
         Ok(())
     }
@@ -358,13 +358,13 @@ fn end_of(out: &LocalPort<'static>) -> [u64; 2] {
     }
 }
 
-/// Number and start of the newest geometry.
-fn newest(out: &LocalPort<'static>) -> (u64, u64) {
+/// Number and start of the newest geometry, and the start of the one before.
+fn newest(out: &LocalPort<'static>) -> (u64, u64, u64) {
     loop {
         let number = out.load(Word::Geometries);
-        let start = out.load(start_word(number));
+        let (start, before) = (out.load(start_word(number)), out.load(start_word(number.wrapping_sub(1))));
         if out.load(Word::Geometries) == number {
-            return (number, start);
+            return (number, start, before);
         }
     }
 }
