@@ -194,11 +194,12 @@ impl Far {
         let Some(place) = book.domains.claim(self, found.far.host, Address { port: 0, ..local }) else {
             return false;
         };
+        // Before it is made: another thread may be told at once that it is ready.
+        self.clean(place.number, found.far, found.role, slot);
         let Some(handle) = self.make(place, &local, &remote, fd) else {
             book.domains.give_back(self, place);
             return false;
         };
-        self.clean(place.number, found.far, found.role, slot);
         slot.conn.store(place.number, Ordering::Relaxed);
         slot.raise(flag::FAR);
         let meeting = Meeting {
