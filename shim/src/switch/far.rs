@@ -113,7 +113,11 @@ pub fn finish(conn: &Conn, end: End) {
     let until = sys::now_ns() + LINGER_NS;
     while !is_finished(conn, end) {
         if sys::now_ns() > until || !conn.slot.current() {
-            crate::log::warn(format_args!("slot {}: its end does not arrive: reset", conn.slot.index));
+            let state = conn.slot.send_side().map(|side| side.writer.state());
+            let (index, dead) = (conn.slot.index, is_dead(conn));
+            crate::log::warn(format_args!(
+                "slot {index}: its end does not arrive ({end:?}, {state:?}, dead: {dead}): reset"
+            ));
             reset(conn.fd);
             break;
         }

@@ -274,7 +274,7 @@ fn count(conn: &Conn, n: usize) {
 }
 
 /// How the application ends its writing.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     /// shutdown(SHUT_WR): it reads on, which the peer learns by the final offset.
     Half,
