@@ -5,7 +5,8 @@
 //!
 //! Options: --connections N, --seed S, --parallel P (the client's), --seconds T (stop starting connections then),
 //! --first I (index of the first connection), --peer-may-die (a connection may end early, never wrongly), --large,
-//! --without-stop (the server goes on when this client is done).
+//! --without-stop (the server goes on when this client is done), --address A (where the server is; 127.0.0.1), --patience T
+//! (seconds after which a connection hangs; 45).
 //! Exit 0 when all was right; 1 with a line for each wrong connection; 3 when one hangs. The seed is always printed.
 
 mod connection;
@@ -17,7 +18,7 @@ mod socket;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +30,6 @@ use plan::Plan;
 
 /// The index that tells the server to stop.
 const STOP: u64 = u64::MAX;
-const HANGS_AFTER: Duration = Duration::from_secs(45);
 
 pub struct Options {
     connections: u64,
@@ -40,6 +40,8 @@ pub struct Options {
     peer_may_die: bool,
     large: bool,
     stop: bool,
+    address: IpAddr,
+    patience: Duration,
 }
 
 #[derive(Default)]
@@ -55,17 +57,17 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let options = Arc::new(options(&arguments));
     let tally = Arc::new(Tally::default());
-    watch(&tally, options.seed);
+    watch(&tally, &options);
     let word = |at: usize| arguments.get(at).map(String::as_str).unwrap_or_default();
     match word(0) {
         "server" => {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+            let listener = TcpListener::bind((options.address, 0)).expect("bind");
             publish(word(1), listener.local_addr().expect("address").port());
             serve(&listener, &options, &tally);
         }
         "client" => drive(word(1).parse().expect("PORT"), &options, &tally),
         "alone" => {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+            let listener = TcpListener::bind((options.address, 0)).expect("bind");
             let port = listener.local_addr().expect("address").port();
             let (theirs, counts) = (options.clone(), tally.clone());
             let server = thread::spawn(move || serve(&listener, &theirs, &counts));
@@ -90,15 +92,12 @@ fn main() {
 }
 
 fn options(arguments: &[String]) -> Options {
-    let value = |name: &str| {
+    fn of<T: std::str::FromStr>(arguments: &[String], name: &str) -> Option<T> {
         let at = arguments.iter().position(|argument| argument == name)?;
-        Some(
-            arguments
-                .get(at + 1)
-                .and_then(|text| text.parse::<u64>().ok())
-                .unwrap_or_else(|| panic!("{name} wants a number")),
-        )
-    };
+        let value = arguments.get(at + 1).and_then(|text| text.parse().ok());
+        Some(value.unwrap_or_else(|| panic!("{name} wants a value")))
+    }
+    let value = |name: &str| of::<u64>(arguments, name);
     let flag = |name: &str| arguments.iter().any(|argument| argument == name);
     Options {
         connections: value("--connections").unwrap_or(1000),
@@ -109,6 +108,8 @@ fn options(arguments: &[String]) -> Options {
         peer_may_die: flag("--peer-may-die"),
         large: flag("--large"),
         stop: !flag("--without-stop"),
+        address: of(arguments, "--address").unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        patience: Duration::from_secs(value("--patience").unwrap_or(45)),
     }
 }
 
@@ -138,7 +139,7 @@ fn serve(listener: &TcpListener, options: &Arc<Options>, tally: &Arc<Tally>) {
             };
             if index == STOP {
                 stop.store(true, Ordering::SeqCst);
-                drop(TcpStream::connect(("127.0.0.1", port))); // wakes the accept
+                drop(TcpStream::connect((options.address, port))); // wakes the accept
                 return;
             }
             run(stream, End::Server, index, &options, &tally);
@@ -163,7 +164,7 @@ fn drive(port: u16, options: &Arc<Options>, tally: &Arc<Tally>) {
                     if index >= options.first + options.connections {
                         break;
                     }
-                    let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+                    let stream = TcpStream::connect((options.address, port)).expect("connect");
                     connection::greet(&stream, index).expect("greeting");
                     run(stream, End::Client, index, &options, &tally);
                 }
@@ -174,7 +175,7 @@ fn drive(port: u16, options: &Arc<Options>, tally: &Arc<Tally>) {
         worker.join().expect("worker");
     }
     if options.stop {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        let stream = TcpStream::connect((options.address, port)).expect("connect");
         connection::greet(&stream, STOP).expect("greeting");
     }
 }
@@ -203,13 +204,13 @@ fn complain(tally: &Tally, seed: u64, end: &str, what: &str) {
 }
 
 /// A connection that takes too long is shown, and the program ends.
-fn watch(tally: &Arc<Tally>, seed: u64) {
-    let tally = tally.clone();
+fn watch(tally: &Arc<Tally>, options: &Options) {
+    let (tally, seed, patience) = (tally.clone(), options.seed, options.patience);
     spawn(move || {
         loop {
             thread::sleep(Duration::from_secs(1));
             let under_way = tally.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            let late: Vec<_> = under_way.iter().filter(|(_, since)| since.elapsed() > HANGS_AFTER).collect();
+            let late: Vec<_> = under_way.iter().filter(|(_, since)| since.elapsed() > patience).collect();
             if !late.is_empty() {
                 for ((index, end), _) in late.iter().take(8) {
                     println!("HANGS: seed {seed}, {end}, connection {index}");
