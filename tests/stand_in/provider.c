@@ -101,18 +101,22 @@ static struct tandem_companion *find_companion(uint64_t id)
     struct tandem_companion *found = companions[id % COMPANIONS];
     return found && found->id == id ? found : NULL;
 }
-static void die(struct tandem_companion *companion, int error)
-{
-    if (companion->dead) return;
-    companion->dead = true;
-    companion->count = 0;
-    tell(TANDEM_DEAD, -error, companion->cookie, 0, 0);
-}
 static int say(const struct sockaddr_un *to, struct header *header, const void *bytes)
 {
     struct iovec parts[2] = { { header, sizeof *header }, { (void *)bytes, bytes ? header->bytes : 0 } };
     struct msghdr message = { .msg_name = (void *)to, .msg_namelen = sizeof *to, .msg_iov = parts, .msg_iovlen = 2 };
     return real.sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? errno : 0;
+}
+
+static void die(struct tandem_companion *companion, int error)
+{
+    if (companion->dead) return;
+    companion->dead = true;
+    companion->count = 0;
+    /* What it has not acknowledged would be sent again by a device, in vain. */
+    struct header no = { NAK, 0, companion->peer, companion->id, 0, 0, 0, 0, 0 };
+    say(&companion->to, &no, NULL);
+    tell(TANDEM_DEAD, -error, companion->cookie, 0, 0);
 }
 
 /* True: it is to be tried again soon. */
