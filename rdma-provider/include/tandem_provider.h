@@ -135,7 +135,8 @@ struct tandem_put {
 #define TANDEM_CONNECTED 2u  /* C: puts may be made, or why not. That they arrive, the first one shows that is reported */
 #define TANDEM_LANDED 3u     /* C: the put with this token, and all before it, are in the peer's memory (a fetch: in ours) */
 #define TANDEM_NOTIFIED 4u   /* C: the peer has notified; see poll */
-#define TANDEM_DEAD 5u       /* C: nothing of ours lands any more, for the reason in status; close is all that is left */
+#define TANDEM_DEAD 5u       /* C: nothing of ours lands any more, for the reason in status; close is all that is left. What the peer
+                                had notified before may still be told until then: poll once more before close */
 #define TANDEM_CLOSED 6u     /* D, M, C: the last completion of the object; nothing lands through it, its memory may be unmapped */
 #define TANDEM_CHANGED 7u    /* Q: a device or an address has come or gone: what list and find say may be new */
 #define TANDEM_ROOM 8u       /* C: put has said -EAGAIN, and would now take puts again */

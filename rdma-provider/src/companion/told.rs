@@ -7,6 +7,7 @@ use tandem_provider::{Completion, kind};
 
 use super::{Companion, Inner, Life, Source};
 use crate::adapter::lock;
+use crate::control::Slot;
 use crate::errors::{self, Errno, Result};
 use crate::host::{self, Level};
 use crate::notes::Fetched;
@@ -33,8 +34,16 @@ impl Companion {
     /// The completion queue speaks of it. True: something is owed to the peer's provider.
     pub fn ended(&self, work: &Work, sink: &mut Sink) -> bool {
         let mut inner = lock(&self.inner);
-        if !matches!(inner.life, Life::Up | Life::Connecting | Life::Ready) {
-            return false;
+        match inner.life {
+            Life::Up | Life::Connecting | Life::Ready => {}
+            Life::Dead => {
+                // What had arrived before that: the peer has been told so by its device, and may say nothing more.
+                if let (0, Some(immediate)) = (work.status, work.note) {
+                    let _ = self.notified(&mut inner, immediate, sink);
+                }
+                return false;
+            }
+            Life::New | Life::Preparing | Life::Closing => return false,
         }
         let handled = match (work.status, work.note) {
             (0, Some(immediate)) => self.notified(&mut inner, immediate, sink),
@@ -54,7 +63,7 @@ impl Companion {
     fn notified(&self, inner: &mut Inner, immediate: u32, sink: &mut Sink) -> Result<()> {
         let note = inner.heard.arrived(immediate)?;
         match inner.life {
-            Life::Up => sink.push(Completion { note, ..self.completion(kind::NOTIFIED) }),
+            Life::Up | Life::Dead => sink.push(Completion { note, ..self.completion(kind::NOTIFIED) }),
             _ => inner.early = Some(note),
         }
         Ok(())
@@ -103,9 +112,14 @@ impl Companion {
 
     /// From here on nothing of ours lands. The caller tells it.
     pub(super) fn die(&self, inner: &mut Inner, why: Errno) {
-        inner.life = Life::Dead;
+        let was_up = std::mem::replace(&mut inner.life, Life::Dead) == Life::Up;
         if let Some(pair) = &inner.pair {
             let _ = pair.fail();
+        }
+        // A late note cannot be fetched any more; what has landed has, with all the bytes before it.
+        let late = inner.slot.as_ref().and_then(Slot::late).filter(|_| was_up);
+        if let Fetched::Tell(note) = inner.heard.fetched(late, late) {
+            self.domain.queue.tell_all(Completion { note, ..self.completion(kind::NOTIFIED) });
         }
         host::log(Level::Info, format_args!("companion {:#x} is dead: errno {}", self.cookie, why.0));
     }

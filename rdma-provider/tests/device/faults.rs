@@ -103,6 +103,37 @@ fn a_wire_that_is_cut_is_told_and_comes_back() {
     leave(other, end, stream);
 }
 
+/// The peer knows that it landed, and may wait for an answer for ever: it is told, though the device's own news came before anybody polled.
+#[test]
+#[ignore = "runs inside scripts/vm"]
+fn what_had_arrived_is_told_of_the_dead() {
+    let mut other = Other::meet("faults::what_had_arrived_is_told_of_the_dead");
+    let wire = own("TANDEM_VM_WIRE", &other);
+    let (mut end, mut stream) = other.stream(RING);
+    exchange(&mut end, &mut stream, 10_000, 500, [1, 1]);
+    end.poll();
+    end.told.clear();
+    other.step(b'd');
+    if other.first() {
+        assert_eq!(end.put(stream.companion, &[stream.record(&[0, 0], NOTIFY | REPORT, 1)]), 0);
+        assert!(end.wait(LONG, |told| told.kind == kind::LANDED && told.token == 1).is_some());
+        other.step(b'p');
+        assert_eq!(end.death(FIRST), libc::ENETDOWN);
+    } else {
+        other.step(b'p');
+        run(&format!("sysctl -qw net.ipv6.conf.{wire}.keep_addr_on_down=1; ip link set {wire} down"));
+        // The provider's thread has seen it then, and nobody has polled since.
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(end.death(FIRST), libc::ENETDOWN);
+        end.poll();
+        assert!(end.told.iter().any(|told| told.kind == kind::NOTIFIED && told.cookie == FIRST), "{:?}", end.told);
+        run(&format!("ip link set {wire} up"));
+    }
+    other.step(b'u');
+    std::thread::sleep(Duration::from_millis(500));
+    leave(other, end, stream);
+}
+
 #[test]
 #[ignore = "runs inside scripts/vm"]
 fn an_address_that_goes_is_told_and_comes_back() {

@@ -328,6 +328,8 @@ impl Far {
             if life != Life::Up {
                 return self.give_up(book, number, Reason::PeerUnable, say);
             }
+            // What had arrived before is the reader's: the peer may never say it again.
+            self.poll();
             self.close(book, number);
             if let Some(slot) = slot {
                 switch::leave(slot, slot.descriptor(), Reason::FailedBack);
