@@ -3,11 +3,14 @@
 //! Tests named here start `scripts/vm`, and with it this very program inside, which runs the tests of one module there:
 //! - `one`: one host with one device
 //! - `namespaces`: two hosts of one guest; `verbs`: the same, and programs whose bytes go by queue pairs between them
+//! - `failures`: the same, and all that can break there
 //! - `guests`: two guests; the same test runs on both
 //!
 //! `script`: what `scripts/vm` promises whoever runs it.
 
+mod failures;
 mod guests;
+mod load;
 mod namespaces;
 mod one;
 mod perftest;
@@ -33,6 +36,12 @@ fn by_queue_pairs() {
     // Here, not in the guest, where that takes long.
     tandem_tests::programs::program("between");
     run_inside(&["namespaces", "--once"], "verbs::");
+}
+
+#[test]
+fn queue_pairs_that_break() {
+    tandem_tests::programs::program("outlast");
+    run_inside(&["namespaces", "--once"], "failures::");
 }
 
 #[test]

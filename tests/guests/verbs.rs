@@ -15,21 +15,21 @@ use tandem_tests::{End, Launch, Outcome, Policyd, Proof, Running, Scratch, progr
 use crate::redis;
 
 /// A guest on a busy host is slow.
-const LONG: Duration = Duration::from_secs(120);
+pub const LONG: Duration = Duration::from_secs(120);
 const PORT: u16 = 7470;
 
 /// The two hosts, and their policyds, which know each other.
-struct Between {
-    hosts: [Host; 2],
-    policyds: [Policyd; 2],
-    scratch: Scratch,
+pub struct Between {
+    pub hosts: [Host; 2],
+    pub policyds: [Policyd; 2],
+    pub scratch: Scratch,
     /// The policyds' keys.
     _folders: [Scratch; 2],
 }
 
 impl Between {
     #[track_caller]
-    fn start() -> Self {
+    pub fn start() -> Self {
         let plug_in = artifacts().library.with_file_name("libtandem_rdma.so");
         assert!(plug_in.exists(), "no {}: cargo build --release -p tandem-rdma", plug_in.display());
         let hosts = host::namespaces();
@@ -46,7 +46,7 @@ impl Between {
         let policyds = [0, 1].map(|at: usize| {
             let (own, other) = (&hosts[at].address, &hosts[1 - at].address);
             let config = format!(
-                "[peers]\nlisten = \"{own}:{PORT}\"\nkey = \"{}\"\n[[peer]]\nname = \"other\"\npublic_key = \"{}\"\n\
+                "park_seconds = 120\n[peers]\nlisten = \"{own}:{PORT}\"\nkey = \"{}\"\n[[peer]]\nname = \"other\"\npublic_key = \"{}\"\n\
                  endpoint = \"{other}:{PORT}\"\naddresses = [\"{other}\"]\n",
                 folders[at].file("peer.key").display(),
                 keys[1 - at],
@@ -54,13 +54,19 @@ impl Between {
             Policyd::start_with(hosts[at].namespace.as_ref(), &config).expect("a policyd")
         });
         let between = Self { hosts, policyds, scratch, _folders: folders };
-        let linked = within(LONG, Duration::from_millis(200), || between.policyds.iter().all(Policyd::is_linked));
-        assert!(linked, "the policyds are not linked");
+        between.await_linked();
         between
     }
 
+    /// Until each policyd has a link to the other one, and knows that a device serves its address.
+    #[track_caller]
+    pub fn await_linked(&self) {
+        let linked = within(LONG, Duration::from_millis(200), || self.policyds.iter().all(Policyd::is_linked));
+        assert!(linked, "the policyds are not linked");
+    }
+
     /// On the first host or the second, under Tandem.
-    fn on(&self, at: usize, launch: Launch) -> Launch {
+    pub fn on(&self, at: usize, launch: Launch) -> Launch {
         launch.preload(Some(&self.policyds[at])).in_namespace(self.hosts[at].namespace.as_ref())
     }
 
@@ -95,19 +101,19 @@ impl Between {
         ends.each_mut().map(|end| end.wait(LONG))
     }
 
-    fn rows(&self) -> Vec<Row> {
+    pub fn rows(&self) -> Vec<Row> {
         self.policyds.iter().flat_map(Policyd::rows).collect()
     }
 
-    fn sent(&self) -> [u64; 2] {
+    pub fn sent(&self) -> [u64; 2] {
         self.hosts.each_ref().map(|host| host.counter("sent_pkts"))
     }
 
-    fn fail_backs(&self) -> u64 {
+    pub fn fail_backs(&self) -> u64 {
         self.policyds.iter().map(|policyd| policyd.status().fail_backs).sum()
     }
 
-    fn witness(&self) -> String {
+    pub fn witness(&self) -> String {
         self.policyds.each_ref().map(|policyd| policyd.status().witness()).join("; ")
     }
 }

@@ -72,7 +72,11 @@ impl Policyd {
 
     /// A new daemon on the same socket, after `kill`.
     pub fn start_again(&mut self) {
-        self.launch(None);
+        self.start_again_in(None);
+    }
+
+    pub fn start_again_in(&mut self, namespace: Option<&Namespace>) {
+        self.launch(namespace);
     }
 
     fn launch(&mut self, namespace: Option<&Namespace>) {
@@ -154,9 +158,14 @@ impl Policyd {
 
     #[track_caller]
     pub fn rows(&self) -> Vec<Row> {
-        let answer = self.ask(&["ss", "--json"]).unwrap_or_else(|e| panic!("{e}"));
-        let rows = answer.as_array().unwrap_or_else(|| panic!("tandem ss --json is no array: {answer}"));
-        rows.iter().map(Row::from_json).collect()
+        self.look().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The same, of a policyd that may be stopped, or be slow.
+    pub fn look(&self) -> Result<Vec<Row>, String> {
+        let answer = self.ask(&["ss", "--json"])?;
+        let rows = answer.as_array().ok_or_else(|| format!("tandem ss --json is no array: {answer}"))?;
+        Ok(rows.iter().map(Row::from_json).collect())
     }
 
     /// Every listed host has a link, and addresses that a device serves there.
