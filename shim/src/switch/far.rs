@@ -8,7 +8,7 @@ use tandem_protocol::Reason;
 use super::anchor::{self, Anchor};
 use super::send::{self, End};
 use super::{Conn, give_up, receive, sleep};
-use crate::provider::far;
+use crate::provider::far::{self, RING};
 use crate::provider::local::Pair;
 use crate::slot::{IN_KERNEL, SlotRef};
 use crate::stream::{Port, Pumped, WState, Word, WriterFacts};
@@ -152,6 +152,9 @@ fn is_finished(conn: &Conn, end: End) -> bool {
         WState::FailBack => {
             let pumped = side.writer.pump(&conn.out, &mut Anchor::of(conn));
             if pumped == Pumped::Again {
+                if side.writer.owed() {
+                    enlarge(conn.fd);
+                }
                 return false;
             }
             return pumped != Pumped::Done || end == End::Both || dead;
@@ -174,6 +177,20 @@ fn is_finished(conn: &Conn, end: End) -> bool {
     drop(side);
     conn.wake_reader();
     false
+}
+
+/// The application closes, and the program at the other end reads nothing: what it is owed need not wait for that if the kernel keeps it, as it
+/// would have kept it from the start.
+fn enlarge(fd: RawFd) {
+    /// Twice what a ring has, for the kernel counts its own needs too. It grants no more than net.core.wmem_max.
+    static BYTES: i32 = 2 * RING as i32;
+    let now = anchor::socket_option::<i32>(fd, libc::SOL_SOCKET, libc::SO_SNDBUF).unwrap_or(i32::MAX);
+    // The kernel's own number is twice the application's, and may have grown beyond this by itself.
+    if now < 2 * BYTES {
+        let size = size_of::<i32>() as libc::socklen_t;
+        // SAFETY: a number of this frame.
+        unsafe { real::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, (&raw const BYTES).cast(), size) };
+    }
 }
 
 /// Until something is told, the kernel takes more, or a moment.
