@@ -236,7 +236,7 @@ impl Broker {
             Err(Reason::SelfConnect)
         } else if !self.addresses.contains(local) {
             Err(Reason::NotLocal)
-        } else if self.addresses.contains(remote) {
+        } else if self.addresses.contains(remote) && !self.far.is_beside(remote) {
             Ok(None)
         } else if let Some(host) = self.far.host_of(remote) {
             self.far_obstacle(host, &key, meet.verbs).map_or(Ok(Some(host)), Err)

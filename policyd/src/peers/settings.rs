@@ -54,6 +54,9 @@ pub struct Peer {
     /// What it may speak for.
     #[serde(deserialize_with = "prefixes")]
     pub addresses: Vec<IpNet>,
+    /// Another policyd of this host, with the same addresses: RDMA by one device, to itself.
+    #[serde(default)]
+    pub same_host: bool,
 }
 
 fn prefixes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
@@ -136,8 +139,9 @@ impl Peer {
     pub fn entry(&self) -> String {
         let addresses: Vec<_> = self.addresses.iter().map(|net| format!("\"{net}\"")).collect();
         let endpoint = self.endpoint.map(|endpoint| format!("endpoint = \"{endpoint}\"\n")).unwrap_or_default();
+        let same_host = if self.same_host { "same_host = true\n" } else { "" };
         format!(
-            "[[peer]]\nname = \"{}\"\npublic_key = \"{}\"\n{endpoint}addresses = [{}]\n",
+            "[[peer]]\nname = \"{}\"\npublic_key = \"{}\"\n{endpoint}addresses = [{}]\n{same_host}",
             self.name.0,
             self.public_key,
             addresses.join(", ")
@@ -210,13 +214,13 @@ mod tests {
     fn peer(name: &str, key: &str, address: &str) -> Peer {
         let (name, public_key) = (name.parse().unwrap(), key.parse().unwrap());
         let endpoint = Some("[fd00::2]:7470".parse().unwrap());
-        Peer { name, public_key, endpoint, addresses: vec![address.parse().unwrap()] }
+        Peer { name, public_key, endpoint, addresses: vec![address.parse().unwrap()], same_host: false }
     }
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
-        let written = peer("east-1", KEY, "10.0.0.2/32");
+        let written = Peer { same_host: true, ..peer("east-1", KEY, "10.0.0.2/32") };
         std::fs::write(folder.path().join("east-1.toml"), written.entry()).unwrap();
         std::fs::write(folder.path().join("note.txt"), "no peer").unwrap();
         assert_eq!(read_folder(folder.path()).unwrap(), [written]);

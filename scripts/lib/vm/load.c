@@ -1,15 +1,18 @@
 /* The loads of scripts/bench-guest: blocking calls on one TCP connection. In C, with plain accept, because librspreload
- * knows no accept4; every connection is closed by its program, because under librspreload nobody else does.
+ * knows no accept4; every connection is closed by its program, because under librspreload nobody else does. Before anything
+ * is measured messages go back and forth for a while, so that whoever carries the connection has taken it up.
  *
  *   load serve ADDRESS PORT                      serves one connection after the other, until killed
  *   load trips ADDRESS PORT SIZE COUNT           prints: median and 99th percentile of a round trip, microseconds
  *   load stream ADDRESS PORT CHUNK BYTES         prints: MB/s, until the server has read the last byte
+ *   load idle ADDRESS PORT SECONDS               prints: processor time of client and server while both wait, microseconds a second
  *   load connect ADDRESS PORT COUNT              prints: median and slowest connect, microseconds
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,9 +21,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#define WARM_UP 500000.0 /* microseconds */
+
 struct request {
     uint64_t size;  /* of a message, or of a chunk */
     uint64_t total; /* bytes of a stream; 0: messages go back until the client closes */
+    uint64_t idle;  /* the client says when it is over, and is told the server's processor time */
 };
 
 static void die(const char *what)
@@ -33,6 +39,13 @@ static double now(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
+}
+
+static double processor_time(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
     return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
 }
 
@@ -87,8 +100,21 @@ static void no_delay(int fd)
 static void serve_one(int fd)
 {
     struct request request;
+    char message[64] = {0};
+    while (!message[0]) {
+        if (!receive_all(fd, message, sizeof message))
+            return;
+        send_all(fd, message, sizeof message);
+    }
     if (!receive_all(fd, (char *)&request, sizeof request))
         return;
+    if (request.idle) {
+        double before = processor_time();
+        receive_all(fd, message, 1);
+        double used = processor_time() - before;
+        send_all(fd, (char *)&used, sizeof used);
+        return;
+    }
     char *buffer = allocated(1, request.size);
     if (request.total == 0) {
         while (receive_all(fd, buffer, request.size))
@@ -132,6 +158,37 @@ static int connected(const struct sockaddr_in *to)
     return fd;
 }
 
+/* The last message says so. */
+static void warm_up(int fd)
+{
+    char message[64] = {0};
+    for (double started = now(); !message[0];) {
+        message[0] = now() - started > WARM_UP;
+        char answer[sizeof message];
+        send_all(fd, message, sizeof message);
+        if (!receive_all(fd, answer, sizeof answer))
+            die("recv");
+    }
+}
+
+static void idle(int fd, double seconds)
+{
+    struct request request = {.size = 1, .idle = 1};
+    struct pollfd nothing = {.fd = fd, .events = POLLIN};
+    double used;
+    warm_up(fd);
+    send_all(fd, (char *)&request, sizeof request);
+    double before = processor_time();
+    if (poll(&nothing, 1, (int)(seconds * 1e3)) != 0)
+        die("poll");
+    double own = processor_time() - before;
+    send_all(fd, "", 1);
+    if (!receive_all(fd, (char *)&used, sizeof used))
+        die("recv");
+    close(fd);
+    printf("%.2f %.2f\n", own / seconds, used / seconds);
+}
+
 static int ascending(const void *left, const void *right)
 {
     double a = *(const double *)left, b = *(const double *)right;
@@ -141,17 +198,16 @@ static int ascending(const void *left, const void *right)
 static void trips(int fd, size_t size, size_t count)
 {
     struct request request = {.size = size};
-    size_t warm_up = count / 10;
     char *buffer = allocated(1, size);
     double *took = allocated(count, sizeof *took);
+    warm_up(fd);
     send_all(fd, (char *)&request, sizeof request);
-    for (size_t i = 0; i < warm_up + count; i++) {
+    for (size_t i = 0; i < count; i++) {
         double before = now();
         send_all(fd, buffer, size);
         if (!receive_all(fd, buffer, size))
             die("recv");
-        if (i >= warm_up)
-            took[i - warm_up] = now() - before;
+        took[i] = now() - before;
     }
     close(fd);
     qsort(took, count, sizeof *took, ascending);
@@ -162,6 +218,7 @@ static void stream(int fd, size_t chunk, uint64_t total)
 {
     struct request request = {.size = chunk, .total = total};
     char *buffer = allocated(1, chunk), answer;
+    warm_up(fd);
     double started = now();
     send_all(fd, (char *)&request, sizeof request);
     for (uint64_t left = total; left > 0;) {
@@ -199,9 +256,11 @@ int main(int count, char **words)
         trips(connected(&at), strtoull(words[4], NULL, 10), strtoull(words[5], NULL, 10));
     else if (count == 6 && strcmp(what, "stream") == 0)
         stream(connected(&at), strtoull(words[4], NULL, 10), strtoull(words[5], NULL, 10));
+    else if (count == 5 && strcmp(what, "idle") == 0)
+        idle(connected(&at), strtod(words[4], NULL));
     else if (count == 5 && strcmp(what, "connect") == 0)
         connects(&at, strtoull(words[4], NULL, 10));
     else
-        return fprintf(stderr, "usage: load serve|trips|stream|connect ADDRESS PORT ...\n"), 2;
+        return fprintf(stderr, "usage: load serve|trips|stream|idle|connect ADDRESS PORT ...\n"), 2;
     return 0;
 }

@@ -21,6 +21,8 @@ const FOR_ANSWERS: usize = 64;
 #[derive(Default)]
 pub struct Host {
     addresses: Vec<IpNet>,
+    /// Its addresses are this host's, too.
+    pub same_host: bool,
     /// Ours. 0: we match; 1: the peer does, with the claims that we send it.
     pub role: u8,
     pub limits: Limits,
@@ -55,6 +57,7 @@ pub struct Link {
 impl Host {
     pub fn configure(&mut self, peer: Peer, role: u8, limits: Limits) {
         self.addresses = peer.addresses;
+        self.same_host = peer.same_host;
         self.role = role;
         self.limits = limits;
         let nets = &self.addresses;

@@ -180,6 +180,11 @@ impl Far {
         found.max_by_key(|(length, _)| *length).map(|(_, id)| id)
     }
 
+    /// This host's own address, given to another policyd here.
+    pub(super) fn is_beside(&self, address: IpAddr) -> bool {
+        self.host_of(address).and_then(|id| self.hosts.get(&id)).is_some_and(|host| host.same_host)
+    }
+
     fn write_table(&self) {
         let Some(table) = &self.table else { return };
         let mut local: Vec<u128> = self.served.iter().map(|served| san::number(served.address)).collect();

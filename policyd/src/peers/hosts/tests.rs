@@ -21,7 +21,7 @@ fn settings(folder: &std::path::Path, peers: Vec<Peer>) -> Settings {
 
 fn peer(name: &str, key: PublicKey, address: &str) -> Peer {
     let addresses = vec![address.parse().unwrap()];
-    Peer { name: PeerName(name.to_owned()), public_key: key, endpoint: None, addresses }
+    Peer { name: PeerName(name.to_owned()), public_key: key, endpoint: None, addresses, same_host: false }
 }
 
 fn two() -> Option<Two> {
