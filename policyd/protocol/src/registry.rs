@@ -31,7 +31,7 @@ use crate::message::SlotRef;
 use crate::reason::{REASON_SLOTS, Reason};
 
 pub const MAGIC: u32 = u32::from_le_bytes(*b"TNDR");
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Rows; a switch uses its slot's index.
 pub const ROWS: usize = 65_536;
 
@@ -48,7 +48,14 @@ pub enum Provider {
 pub struct Registry {
     pub header: Header,
     rows: [Row; ROWS],
+    /// By row: pages that no companion between hosts needed are never touched.
+    natives: [Native; ROWS],
 }
+
+/// Both ends of a row's companion in its provider's own terms: text, ended by a zero byte where it is shorter. Of no use to a switch.
+#[derive(Debug)]
+#[repr(C)]
+struct Native([AtomicU64; Native::BYTES / 8]);
 
 #[derive(Debug)]
 #[repr(C, align(4096))]
@@ -118,7 +125,7 @@ const ANNOUNCED: u32 = 1;
 
 const _: () = assert!(size_of::<Header>() == 4_096);
 const _: () = assert!(size_of::<Row>() == 128);
-const _: () = assert!(Registry::BYTES == 4_096 + ROWS * 128);
+const _: () = assert!(Registry::BYTES == 4_096 + ROWS * (128 + Native::BYTES));
 
 /// Who and what a row is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +201,16 @@ impl Registry {
     /// Switch: who an announced connection is. One caller, once a connection.
     pub fn identify(&self, index: usize, identity: &Identity) {
         self.row(index).rewrite(|row| row.describe(identity));
+    }
+
+    /// Switch, before it says that the provider carries the row: what the provider calls both ends. Cut where it is too long.
+    pub fn set_native(&self, index: usize, text: &str) {
+        self.natives[index % ROWS].store(text.as_bytes());
+    }
+
+    /// Policyd, of a row that a provider carries: without what does not belong into a line.
+    pub fn native(&self, index: usize) -> String {
+        self.natives[index % ROWS].load()
     }
 
     fn use_row(&self, index: usize) {
@@ -295,6 +312,25 @@ const fn slot_word(slot: SlotRef) -> u64 {
 /// What stands in `claim` while policyd may examine descriptor `fd` as that generation's.
 pub const fn claim_word(generation: u32, fd: i32) -> u64 {
     (generation as u64) << 32 | fd as u32 as u64
+}
+
+impl Native {
+    const BYTES: usize = 192;
+
+    fn store(&self, text: &[u8]) {
+        for (at, word) in self.0.iter().enumerate() {
+            let rest = text.get(at * 8..).unwrap_or(&[]);
+            let mut bytes = [0; 8];
+            bytes.iter_mut().zip(rest).for_each(|(place, byte)| *place = *byte);
+            word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+        }
+    }
+
+    fn load(&self) -> String {
+        let bytes = self.0.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+        let text: Vec<u8> = bytes.take_while(|&byte| byte != 0).collect();
+        String::from_utf8_lossy(&text).replace(char::is_control, "?")
+    }
 }
 
 impl Totals {

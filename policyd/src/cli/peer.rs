@@ -167,7 +167,13 @@ fn add(add: &Add) -> Result<()> {
     if let Ok(own) = Keypair::read(&place.key) {
         ensure!(own.public != *public_key, "{public_key} is this host's own key: give the other host's");
     }
-    let peer = Peer { name: name.clone(), public_key: *public_key, endpoint: *endpoint, addresses: addresses.clone(), same_host: false };
+    let peer = Peer {
+        name: name.clone(),
+        public_key: *public_key,
+        endpoint: *endpoint,
+        addresses: addresses.clone(),
+        same_host: false,
+    };
     let mut all = place.all()?;
     all.push(peer.clone());
     check(&all)?;

@@ -68,6 +68,7 @@ fn table(rows: &[SsRow]) -> String {
         "Rx-Companion",
         "Process",
         "Reason",
+        "Native",
     ];
     let mut lines = vec![head.map(str::to_owned)];
     lines.extend(rows.iter().map(|row| {
@@ -81,9 +82,10 @@ fn table(rows: &[SsRow]) -> String {
             row.rx_companion.to_string(),
             format!("{}/{}", row.pid, row.program),
             row.reason.clone().unwrap_or_default(),
+            row.native.clone().unwrap_or_default(),
         ]
     }));
-    let mut widths = [0; 9];
+    let mut widths = [0; 10];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
@@ -140,6 +142,7 @@ mod tests {
             rx_tcp: 22,
             tx_companion: 333,
             rx_companion: 4_444,
+            native: reason.is_none().then(|| "rxe0/1 ::1 qp 17 > ::2 qp 18, mtu 4096".to_owned()),
         };
         let text = table(&[row("127.0.0.1:6379", None), row("[::1]:80", Some("few-calls"))]);
         let lines: Vec<&str> = text.lines().collect();
@@ -148,6 +151,8 @@ mod tests {
         assert!(lines.iter().skip(1).all(|line| line[column..].starts_with("7/redis-server")), "{text}");
         let reason = lines[0].find("Reason").unwrap();
         assert_eq!(&lines[2][reason..], "few-calls");
+        let native = lines[0].find("Native").unwrap();
+        assert_eq!(&lines[1][native..], "rxe0/1 ::1 qp 17 > ::2 qp 18, mtu 4096");
         let end = lines[0].find("Local Address:Port").unwrap() + "Local Address:Port".len();
         assert!(lines[1][..end].ends_with(":6379") && lines[2][..end].ends_with("[::1]:80"), "{text}");
     }

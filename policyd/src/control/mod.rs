@@ -4,7 +4,8 @@
 //! ```text
 //! -> {"version":1,"request":"ss"}
 //! <- {"version":1,"ss":[{"pid":71,"program":"redis-server","local":"127.0.0.1:6379","remote":"127.0.0.1:40112",
-//!        "provider":"local","reason":null,"tx_tcp":5,"rx_tcp":93,"tx_companion":41000,"rx_companion":92000}]}
+//!        "provider":"local","reason":null,"tx_tcp":5,"rx_tcp":93,"tx_companion":41000,"rx_companion":92000,
+//!        "native":null}]}
 //! -> {"version":1,"request":"status"}
 //! <- {"version":1,"status":{"connections":3,"carried":2,"tx_companion":82000,"rx_companion":184000,"fail_backs":0,
 //!        "reasons":{"few-calls":1},"clients":2,"pairs":1,"parked":0,"far":0,"far_parked":0,"instance":"91f2…","version":"0.1.0",

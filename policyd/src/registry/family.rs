@@ -110,23 +110,24 @@ impl Family {
     }
 
     /// Every live row, as long as more are wanted. Pages that were never touched are left so: reading one would allocate it.
-    pub fn each_row(&self, mut take: impl FnMut(Snapshot) -> ControlFlow<()>) {
+    pub fn each_row(&self, mut take: impl FnMut(&Registry, usize, Snapshot) -> ControlFlow<()>) {
         let Ok(registry) = self.map() else { return };
         let rows = registry.used_rows();
         let first = std::mem::offset_of!(Registry, header) + size_of_val(&registry.header);
         let written = self.written().into_iter().flat_map(|(start, end)| {
             let from = start.saturating_sub(first) / size_of::<Row>();
             let to = end.saturating_sub(first).div_ceil(size_of::<Row>()).min(rows.len());
-            rows.get(from..to).unwrap_or(&[])
+            rows.get(from..to).unwrap_or(&[]).iter().enumerate().map(move |(at, row)| (from + at, row))
         });
         // Whether it was cut short makes no difference.
-        let _ = written.filter_map(Row::read).try_for_each(&mut take);
+        let mut live = written.filter_map(|(index, row)| Some((index, row.read()?)));
+        let _ = live.try_for_each(|(index, row)| take(&registry, index, row));
     }
 
     pub fn sums(&self) -> Sums {
         let Ok(registry) = self.map() else { return Sums::default() };
         let mut sums = Sums::of_header(&registry);
-        self.each_row(|row| {
+        self.each_row(|_, _, row| {
             sums.add_row(&row);
             ControlFlow::Continue(())
         });

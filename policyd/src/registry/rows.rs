@@ -33,6 +33,9 @@ pub struct SsRow {
     pub rx_tcp: u64,
     pub tx_companion: u64,
     pub rx_companion: u64,
+    /// Both ends of the companion as its provider names them (device, GID, queue pair); null where that is nothing but the above.
+    #[serde(default)]
+    pub native: Option<String>,
 }
 
 /// Reads /proc and asks the kernel: to be called where that may take its time.
@@ -46,8 +49,9 @@ pub fn list(families: &[Arc<Family>]) -> Vec<SsRow> {
     let mut listing = Listing { kernel: Kernel::new().ok(), sockets: Sockets::default(), programs: HashMap::new() };
     let mut rows: Vec<SsRow> = Vec::new();
     for family in families {
-        family.each_row(|row| {
-            rows.extend(listing.row(family, &row));
+        family.each_row(|registry, index, row| {
+            let native = (row.provider == Provider::Verbs).then(|| registry.native(index));
+            rows.extend(listing.row(family, &row).map(|shown| SsRow { native, ..shown }));
             if rows.len() < MOST_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
     }
@@ -98,6 +102,7 @@ impl Listing {
             rx_tcp,
             tx_companion: row.tx_companion,
             rx_companion: row.rx_companion,
+            native: None,
         })
     }
 

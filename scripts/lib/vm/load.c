@@ -1,6 +1,7 @@
 /* The loads of scripts/bench-guest: blocking calls on one TCP connection. In C, with plain accept, because librspreload
  * knows no accept4; every connection is closed by its program, because under librspreload nobody else does. Before anything
- * is measured messages go back and forth for a while, so that whoever carries the connection has taken it up.
+ * is measured messages go back and forth for a while (LOAD_WARM_UP, seconds), so that whoever carries the connection has
+ * taken it up.
  *
  *   load serve ADDRESS PORT                      serves one connection after the other, until killed
  *   load trips ADDRESS PORT SIZE COUNT           prints: median and 99th percentile of a round trip, microseconds
@@ -20,8 +21,6 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
-
-#define WARM_UP 500000.0 /* microseconds */
 
 struct request {
     uint64_t size;  /* of a message, or of a chunk */
@@ -161,9 +160,10 @@ static int connected(const struct sockaddr_in *to)
 /* The last message says so. */
 static void warm_up(int fd)
 {
-    char message[64] = {0};
-    for (double started = now(); !message[0];) {
-        message[0] = now() - started > WARM_UP;
+    const char *seconds = getenv("LOAD_WARM_UP");
+    double until = now() + (seconds ? strtod(seconds, NULL) : 0.5) * 1e6;
+    for (char message[64] = {0}; !message[0];) {
+        message[0] = now() > until;
         char answer[sizeof message];
         send_all(fd, message, sizeof message);
         if (!receive_all(fd, answer, sizeof answer))

@@ -166,3 +166,16 @@ proptest! {
         prop_assert!(registry.row(3).read().is_none());
     }
 }
+
+#[test]
+fn what_a_provider_calls_its_ends_is_a_line_whatever_it_says() {
+    let registry = fresh();
+    assert_eq!(registry.native(7), "");
+    registry.set_native(7, "rxe0/1 ::ffff:10.0.0.1 qp 17 > ::ffff:10.0.0.2 qp 18, mtu 4096");
+    assert_eq!(registry.native(7), "rxe0/1 ::ffff:10.0.0.1 qp 17 > ::ffff:10.0.0.2 qp 18, mtu 4096");
+    registry.set_native(7, "a\nb\u{1b}[2J");
+    assert_eq!(registry.native(7), "a?b?[2J");
+    registry.set_native(7, &"x".repeat(1_000));
+    assert_eq!(registry.native(7), "x".repeat(Native::BYTES));
+    assert_eq!((registry.native(6), registry.native(8)), (String::new(), String::new()));
+}

@@ -30,7 +30,7 @@ fn identity(port: u16) -> Identity {
 
 fn rows(family: &Family) -> usize {
     let mut count = 0;
-    family.each_row(|_| {
+    family.each_row(|_, _, _| {
         count += 1;
         ControlFlow::Continue(())
     });

@@ -13,10 +13,10 @@ use super::dispatch::{self, Seen};
 use super::domains::{Domains, Place};
 use super::layout::{self, Endpoint};
 use super::{Far, told, words};
-use crate::meet;
 use crate::slot::{SlotRef, Stage, flag};
 use crate::stream::{Port, Word};
 use crate::switch::{self, anchor};
+use crate::{family, meet};
 
 /// Says something to policyd.
 pub type Say<'a> = dyn Fn(&Message) -> bool + 'a;
@@ -431,10 +431,14 @@ impl Far {
     fn attach(&self, meeting: &Meeting, slot: Option<SlotRef>) -> Result<(), Reason> {
         let (Some(slot), Some(pair)) = (slot, self.pair()) else { return Err(Reason::Closed) };
         let end = CompanionRef { pair: 0, conn: meeting.place.number, role: 0, id: meeting.far.id };
+        let native = self.describe(meeting.handle);
+        if let Some(family) = family::existing() {
+            family.registry.set_native(slot.index as usize, &native);
+        }
         if !meet::still_sound(slot, slot.descriptor()) || !switch::attach(slot, pair, end) {
             return Err(Reason::Closed);
         }
-        crate::log::debug(format_args!("slot {}: {}", slot.index, self.describe(meeting.handle)));
+        crate::log::debug(format_args!("slot {}: {native}", slot.index));
         Ok(())
     }
 
