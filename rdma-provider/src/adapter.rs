@@ -284,6 +284,11 @@ impl Adapter {
         }
     }
 
+    /// A closed companion waits for somebody to poll.
+    pub fn is_draining(&self) -> bool {
+        self.draining.any.load(Ordering::Acquire)
+    }
+
     /// Break: the completion queue was empty at some moment of it.
     fn take_all(&self, sink: &mut Sink, owing: &mut Vec<Arc<Companion>>) -> ControlFlow<()> {
         let mut last: Option<Arc<Companion>> = None;

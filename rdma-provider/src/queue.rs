@@ -13,6 +13,7 @@ use tandem_provider::{Completion, kind};
 use crate::adapter::{Adapter, lock};
 use crate::errors::{Result, called};
 use crate::real;
+use crate::verbs::BATCH;
 use crate::verbs::context::{close_noted, hide_noted};
 
 pub struct Queue {
@@ -72,6 +73,23 @@ impl Queue {
             adapter.poll(&mut sink);
         }
         sink.count
+    }
+
+    /// Nobody polls, and companions that are closed wait for it: what there is becomes news, in its order.
+    pub fn sweep(&self) {
+        let Ok(_polling) = self.polling.try_lock() else { return };
+        let mut room = [Completion::default(); BATCH];
+        for adapter in self.adapters().iter().filter(|adapter| adapter.is_draining()) {
+            loop {
+                let mut sink = Sink { queue: self, room: &mut room, count: 0 };
+                adapter.poll(&mut sink);
+                let count = sink.count;
+                room.iter().take(count).for_each(|completion| self.tell_all(*completion));
+                if count < room.len() {
+                    break;
+                }
+            }
+        }
     }
 
     pub fn arm(&self) -> Result<()> {

@@ -52,6 +52,8 @@ struct State {
 
 const NAME: &str = "tandem-verbs";
 /// Its deepest calls are libibverbs' own, which build paths on the stack.
+/// How long a closed companion waits for the program's threads to poll.
+const UNPOLLED_MS: c_int = 20;
 const STACK: usize = 256 << 10;
 
 impl Worker {
@@ -150,14 +152,20 @@ impl Worker {
         queues.into_iter().flat_map(each).collect()
     }
 
-    /// Until there is an order, an event of a device, or a device less.
+    /// Until there is an order, an event of a device, or a device less. A program that has closed its connections and sleeps
+    /// elsewhere polls no more: then what it closed is seen to here.
     fn wait(&self, nodes: &mut Nodes) {
         let adapters = self.adapters();
         let entry = |fd: c_int| pollfd { fd, events: libc::POLLIN, revents: 0 };
         let mut entries = vec![entry(self.bell.0), entry(nodes.descriptor())];
         entries.extend(adapters.iter().map(|(_, adapter)| entry(adapter.context.event_descriptor())));
-        // SAFETY: as many entries as are named; no time limit.
-        unsafe { real::poll(entries.as_mut_ptr(), entries.len() as libc::c_ulong, -1) };
+        let draining = adapters.iter().any(|(_, adapter)| adapter.is_draining());
+        let limit = if draining { UNPOLLED_MS } else { -1 };
+        // SAFETY: as many entries as are named.
+        let ready = unsafe { real::poll(entries.as_mut_ptr(), entries.len() as libc::c_ulong, limit) };
+        if ready == 0 {
+            adapters.iter().for_each(|(queue, _)| queue.sweep());
+        }
         if entries.first().is_some_and(|entry| entry.revents != 0) {
             hush(self.bell.0);
         }

@@ -73,6 +73,25 @@ pub fn ask(conn: &Conn, epoch: u64) {
     }
 }
 
+/// A call that does not wait has met a direction whose switch-over is under way, with all the room in the world: a trip of the wire
+/// is waited for, which TCP's buffers would have hidden. True: it is over.
+#[cold]
+pub fn lands_soon(conn: &Conn) -> bool {
+    const TRIP_NS: u64 = 2_000_000;
+    let Some(driver) = conn.pair.far().filter(|_| send::is_undecided(conn)) else { return false };
+    let until = sys::now_ns() + TRIP_NS;
+    loop {
+        driver.poll();
+        if !send::is_undecided(conn) {
+            return true;
+        }
+        if is_dead(conn) || sys::now_ns() >= until {
+            return false;
+        }
+        std::hint::spin_loop();
+    }
+}
+
 #[cold]
 pub fn say_void(conn: &Conn, epoch: u64) {
     if is_dead(conn) {

@@ -72,6 +72,9 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
             if refused {
                 return give_in(source.sent(), libc::EAGAIN);
             }
+            if conn.pair.is_far() && far::lands_soon(&conn) {
+                continue;
+            }
             // Counted, then one more look: room that came in between would be nobody's edge.
             refused = true;
             slot.no_space.fetch_add(1, Ordering::SeqCst);
@@ -378,6 +381,11 @@ pub fn blocked(conn: &Conn) -> bool {
         return side.writer.undecided(&conn.out);
     }
     side.writer.state() == WState::Ring && side.writer.room(&conn.out) == 0 && side.writer.unconsumed(&conn.out) > 0
+}
+
+/// Switching over: nothing is accepted before N has arrived.
+pub fn is_undecided(conn: &Conn) -> bool {
+    conn.slot.send_side().is_ok_and(|side| side.writer.undecided(&conn.out))
 }
 
 /// For a second look: would poll say writable, as far as the ring is concerned?
