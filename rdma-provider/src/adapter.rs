@@ -26,6 +26,8 @@ const MOST_RECEIVES: u32 = 32 << 10;
 /// Notifications of a companion's that may be under way: a wide window is returned seldom, and the device's store is one for
 /// all. So many while this share of the receives, in eighths, is left.
 const WINDOWS: [(u32, u32); 4] = [(7, 128), (4, 32), (2, 16), (0, 4)];
+/// Receives that were used up are posted anew together, so many at a time or before their peers are told.
+const REFILL: u32 = 16;
 /// Longest put of the boundary: what a device must be able to send as one message.
 const MESSAGE: u32 = tandem_provider::PUT_BYTES;
 
@@ -38,6 +40,8 @@ pub struct Adapter {
     most_sends: AtomicU32,
     shares: Mutex<Shares>,
     armed: Mutex<bool>,
+    /// Receives that were used up.
+    used: AtomicU32,
     /// Companions that could not yet put what they owe the peer's provider.
     owing: Pending,
     /// Companions that have refused puts for want of room.
@@ -128,6 +132,7 @@ impl Adapter {
             most_sends: AtomicU32::new(sends),
             shares: Mutex::new(Shares { posted, given: 0, most }),
             armed: Mutex::new(false),
+            used: AtomicU32::new(0),
             owing: Pending::default(),
             refused: Pending::default(),
             draining: Pending::default(),
@@ -162,6 +167,10 @@ impl Adapter {
 impl Adapter {
     /// A window of notifications for a new companion; makes the queues larger where that is needed and can be done.
     pub fn take_window(&self) -> Result<u32> {
+        // What a companion that is gone had used up belongs to the next.
+        if !self.refill() {
+            return Err(Errno(libc::EIO));
+        }
         let mut shares = lock(&self.shares);
         let left = shares.most - shares.given;
         let window =
@@ -266,6 +275,10 @@ impl Adapter {
         let draining = self.draining.take();
         let mut owing = self.owing.take();
         let emptied = self.take_all(sink, &mut owing).is_break();
+        // New receives before the peers are told that there are.
+        if self.used.load(Ordering::Relaxed) >= if owing.is_empty() { REFILL } else { 1 } && !self.refill() {
+            self.lose(sink.queue(), Errno(libc::EIO));
+        }
         for companion in owing {
             if !companion.put_what_is_owed() {
                 self.owing.add(companion);
@@ -297,7 +310,7 @@ impl Adapter {
             if wish == 0 {
                 return ControlFlow::Continue(());
             }
-            let mut received = 0;
+            let mut received = 0u32;
             let taken = self.completions.take(wish, |work| {
                 received += u32::from(work.note.is_some());
                 if last.as_ref().is_none_or(|companion| companion.pair_number() != work.pair) {
@@ -309,20 +322,27 @@ impl Adapter {
                     owing.push(Arc::clone(companion));
                 }
             });
-            // New receives before the peers are told that there are.
-            let posted = self.receives.post(received);
+            if received > 0 {
+                self.used.fetch_add(received, Ordering::Relaxed);
+            }
             let Ok(taken) = taken else {
                 self.lose(sink.queue(), Errno(libc::EIO));
                 return ControlFlow::Break(());
             };
-            if posted < received {
-                host::log(Level::Error, format_args!("{}: receives are refused", self.name));
-                self.lose(sink.queue(), Errno(libc::EIO));
-            }
             if taken < wish {
                 return ControlFlow::Break(());
             }
         }
+    }
+
+    /// False: receives are refused.
+    fn refill(&self) -> bool {
+        let used = self.used.swap(0, Ordering::Relaxed);
+        let fine = self.receives.post(used) == used;
+        if !fine {
+            host::log(Level::Error, format_args!("{}: receives are refused", self.name));
+        }
+        fine
     }
 
     /// The next completion raises the channel's descriptor.

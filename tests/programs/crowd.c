@@ -1,8 +1,8 @@
 /* Many connections between one pair of processes, every byte checked.
  *   crowd serve ADDRESS PORT           answers what comes, until killed
  *   crowd hold ADDRESS PORT COUNT      that many at once, each with messages back and forth; ends after SIGTERM
- *   crowd short ADDRESS PORT COUNT     one after the other: most are over in a moment, each tenth lives a tenth of a second;
- *                                      then it waits for SIGTERM
+ *   crowd short ADDRESS PORT COUNT MS  one after the other: most are over in a moment, each fiftieth lives so long; then it waits
+ *                                      for SIGTERM
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -82,11 +82,11 @@ static void hold(const struct sockaddr_in *to, int count)
     printf("%d connections, every byte right\n", count);
 }
 
-static void shorts(const struct sockaddr_in *to, int count)
+static void shorts(const struct sockaddr_in *to, int count, int life)
 {
     for (int i = 0; i < count; i++) {
         int fd = connected(to);
-        double until = now() + (i % 10 ? 0 : 0.1);
+        double until = now() + (i % 50 ? 0 : life / 1e3);
         for (unsigned round = 0; round < 5 || now() < until; round++) {
             say(fd, i, round);
             hear(fd, i, round);
@@ -140,7 +140,7 @@ int main(int count, char **words)
     at.sin_port = htons((unsigned short)atoi(words[3]));
     if (strcmp(words[1], "serve") == 0) serve(&at);
     else if (strcmp(words[1], "hold") == 0 && count == 5) hold(&at, atoi(words[4]));
-    else if (strcmp(words[1], "short") == 0 && count == 5) shorts(&at, atoi(words[4]));
+    else if (strcmp(words[1], "short") == 0 && count == 6) shorts(&at, atoi(words[4]), atoi(words[5]));
     else return 2;
     return 0;
 }

@@ -35,7 +35,7 @@ pub fn look_whose(slot: SlotRef, pair: &'static Pair) {
 #[inline]
 pub fn glance(conn: &Conn) {
     if let Some(driver) = conn.pair.far() {
-        driver.poll();
+        driver.glance();
     }
 }
 

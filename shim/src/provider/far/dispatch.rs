@@ -1,6 +1,7 @@
 //! What the provider tells. Words that have landed become the image's, as if the other end had stored them there, and whoever waits for them
 //! is woken. Nothing here takes a slot's lock: it may be called under one.
 
+use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 
 use tandem_provider::stream::extend;
@@ -62,25 +63,32 @@ impl Named {
 
 impl Far {
     /// Takes what has happened: no system call when nothing has. When it returns, all that had been told before is in the images, unless
-    /// this is a signal handler that interrupted the very thing.
-    pub fn poll(&self) {
+    /// this is a signal handler that interrupted the very thing. True: there was something.
+    pub fn poll(&self) -> bool {
         if !self.is_ours() {
-            return;
+            return false;
         }
-        let Some(inside) = enter() else { return };
-        let Ok(held) = self.polling.lock() else { return };
-        let mut batch = [Completion::default(); BATCH];
+        let Some(inside) = enter() else { return false };
+        let Ok(held) = self.polling.lock() else { return false };
+        let mut any = false;
+        // Most looks find nothing: no zeroes are written for those.
+        let mut batch = [const { MaybeUninit::<Completion>::uninit() }; BATCH];
         loop {
             // SAFETY: this process's queue, and room for so many.
-            let count = unsafe { (self.provider.poll)(self.queue, batch.as_mut_ptr(), BATCH as u32) };
+            let count = unsafe { (self.provider.poll)(self.queue, batch.as_mut_ptr().cast(), BATCH as u32) };
             let count = usize::try_from(count).unwrap_or(0);
-            batch.iter().take(count).for_each(|completion| self.take(&held, completion));
+            for completion in batch.iter().take(count) {
+                // SAFETY: the first `count` were written.
+                self.take(&held, unsafe { completion.assume_init_ref() });
+            }
+            any |= count > 0;
             if count < BATCH {
                 break;
             }
         }
         drop(held);
         drop(inside);
+        any
     }
 
     fn take(&self, held: &Held<'_>, completion: &Completion) {

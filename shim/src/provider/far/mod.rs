@@ -50,6 +50,8 @@ pub struct Far {
     queue: *mut Queue,
     descriptor: RawFd,
     polling: Lock,
+    /// Who spun has just seen what there is: the call that follows need not look once more.
+    fresh: AtomicBool,
     /// Something was told that `meeting` is to see to.
     todo: AtomicBool,
     /// When a writer without room is to be looked at, 0 while there is none: see `stall.rs`.
@@ -160,6 +162,7 @@ fn get() -> Option<&'static Far> {
             queue,
             descriptor,
             polling: Lock::new(),
+            fresh: AtomicBool::new(false),
             todo: AtomicBool::new(false),
             stall_at: AtomicU64::new(0),
             domains: [const { AtomicU32::new(0) }; domains::MOST],
@@ -230,6 +233,7 @@ pub fn arm() {
         // SAFETY: this process's queue.
         unsafe { (far.provider.arm)(far.queue) };
     }
+    far.fresh.store(false, Ordering::Relaxed);
     far.tend();
 }
 
@@ -253,10 +257,20 @@ impl Far {
     #[cold]
     #[inline(never)]
     pub fn tend(&self) {
-        self.poll();
+        if self.fresh.load(Ordering::Relaxed) {
+            self.fresh.store(false, Ordering::Relaxed);
+        } else {
+            self.poll();
+        }
         self.note_stall();
         if self.todo.load(Ordering::Acquire) {
             meet::tend_far();
+        }
+    }
+
+    pub fn glance(&self) {
+        if self.poll() {
+            self.fresh.store(true, Ordering::Relaxed);
         }
     }
 
@@ -327,6 +341,6 @@ pub fn void(conn: &switch::Conn, epoch: u64) {
 #[inline]
 pub fn glance() {
     if let Some(far) = existing() {
-        far.poll();
+        far.glance();
     }
 }
