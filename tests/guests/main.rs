@@ -1,13 +1,14 @@
 //! Where there are RDMA devices: rdma_rxe in guests, by `scripts/vm`, with Debian's own kernel.
 //!
 //! Tests named here start `scripts/vm`, and with it this very program inside, which runs the tests of one module there:
-//! - `one`: one host with one device
+//! - `one`: one host with one device; `cost`: the same, whose two policyds stand for two hosts
 //! - `namespaces`: two hosts of one guest; `verbs`: the same, and programs whose bytes go by queue pairs between them
 //! - `failures`: the same, and all that can break there
 //! - `guests`: two guests; the same test runs on both
 //!
 //! `script`: what `scripts/vm` promises whoever runs it.
 
+mod cost;
 mod failures;
 mod guests;
 mod load;
@@ -42,6 +43,12 @@ fn by_queue_pairs() {
 fn queue_pairs_that_break() {
     tandem_tests::programs::program("outlast");
     run_inside(&["namespaces", "--once"], "failures::");
+}
+
+#[test]
+fn what_queue_pairs_leave() {
+    tandem_tests::programs::program("crowd");
+    run_inside(&["one"], "cost::");
 }
 
 #[test]

@@ -145,7 +145,8 @@ impl Policyd {
         environment
     }
 
-    fn ask(&self, arguments: &[&str]) -> Result<Value, String> {
+    /// The command's answer in JSON.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value, String> {
         let mut command = Command::new(&artifacts().command);
         command.args(arguments).env("TANDEM_POLICYD", &self.socket).env_remove("LD_PRELOAD").stdin(Stdio::null());
         let output = command.output().map_err(|e| format!("tandem {arguments:?}: {e}"))?;

@@ -245,7 +245,7 @@ impl Far {
         // SAFETY: the companion just made, addresses of this frame.
         let bound = unsafe { (self.provider.bind)(handle, local, remote) } >= 0;
         // SAFETY: as above.
-        let ready = bound && self.replay(handle, fd) && unsafe { (self.provider.prepare)(handle) } >= 0;
+        let ready = bound && self.replay(handle, local.family, fd) && unsafe { (self.provider.prepare)(handle) } >= 0;
         if !ready {
             // CLOSED will be told of a serial that is not used again.
             conn.serial.fetch_add(1, Ordering::AcqRel);
@@ -256,8 +256,9 @@ impl Far {
         Some(handle)
     }
 
-    /// The options that mean something for packets other than the anchor's, as the kernel has them now.
-    fn replay(&self, handle: *mut Companion, fd: RawFd) -> bool {
+    /// The options that mean something for packets other than the anchor's, as the kernel has them now. An IPv6 socket has those of both
+    /// families, and its packets those of the connection's own: v4-mapped addresses are IPv4.
+    fn replay(&self, handle: *mut Companion, family: u16, fd: RawFd) -> bool {
         const OPTIONS: [(i32, i32); 5] = [
             (libc::IPPROTO_IP, libc::IP_TOS),
             (libc::IPPROTO_IP, libc::IP_TTL),
@@ -265,8 +266,8 @@ impl Far {
             (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
             (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
         ];
-        OPTIONS.into_iter().all(|(level, name)| {
-            // A socket of the other family has no such option.
+        let other = if i32::from(family) == libc::AF_INET { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP };
+        OPTIONS.into_iter().filter(|(level, _)| *level != other).all(|(level, name)| {
             let Some(value) = anchor::socket_option::<i32>(fd, level, name) else { return true };
             // SAFETY: a companion that is not prepared yet, a number of this frame.
             let code = unsafe { (self.provider.set_option)(handle, level, name, (&raw const value).cast(), 4) };

@@ -1,0 +1,174 @@
+//! What companions on queue pairs cost and leave behind. Inside `scripts/vm one`, where two policyds stand for two hosts and one
+//! device talks to itself.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use tandem_tests::artifacts::artifacts;
+use tandem_tests::host::{self, Host};
+use tandem_tests::patience::within;
+use tandem_tests::policyd::Row;
+use tandem_tests::{End, Launch, Policyd, Proof, Running, Scratch, programs};
+
+/// A guest on a busy host is slow.
+const LONG: Duration = Duration::from_secs(240);
+const MOMENT: Duration = Duration::from_millis(300);
+const PORTS: [u16; 2] = [7470, 7471];
+
+/// One host, and two policyds that take each other for another one.
+struct Alone {
+    host: Host,
+    policyds: [Policyd; 2],
+    scratch: Scratch,
+    /// The policyds' keys.
+    _folders: [Scratch; 2],
+}
+
+impl Alone {
+    #[track_caller]
+    fn start() -> Self {
+        let host = host::one();
+        let folders = [0, 1].map(|_| Scratch::new());
+        let keys = folders.each_ref().map(|folder| {
+            folder.write("policyd.toml", "");
+            let mut key = Command::new(&artifacts().command);
+            let output = key.args(["peer", "key", "--config"]).arg(folder.file("policyd.toml")).output();
+            let output = output.expect("tandem peer key");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        });
+        let policyds = [0, 1].map(|at: usize| {
+            let (address, own, other) = (&host.address, PORTS[at], PORTS[1 - at]);
+            let config = format!(
+                "[peers]\nlisten = \"{address}:{own}\"\nkey = \"{}\"\n[[peer]]\nname = \"beside\"\npublic_key = \"{}\"\n\
+                 endpoint = \"{address}:{other}\"\naddresses = [\"{address}\"]\nsame_host = true\n",
+                folders[at].file("peer.key").display(),
+                keys[1 - at],
+            );
+            Policyd::start_with(None, &config).expect("a policyd")
+        });
+        let alone = Self { host, policyds, scratch: Scratch::new(), _folders: folders };
+        let linked = within(LONG, MOMENT, || alone.policyds.iter().all(Policyd::is_linked));
+        assert!(linked, "the policyds are not linked");
+        alone
+    }
+
+    /// `crowd.c`: the server is the second policyd's.
+    fn crowd(&self, role: &str, port: u16, rest: &[&str]) -> Running {
+        let policyd = &self.policyds[usize::from(role == "serve")];
+        let launch = Launch::new(role, programs::program("crowd"));
+        let launch = launch.args([role, &self.host.address, &port.to_string()]).args(rest);
+        launch.preload(Some(policyd)).spawn(&self.scratch)
+    }
+
+    #[track_caller]
+    fn serve(&self, port: u16) -> Running {
+        let server = self.crowd("serve", port, &[]);
+        let listens = || fs::read_to_string(format!("/proc/{}/net/tcp", server.pid())).unwrap_or_default();
+        let wanted = format!(":{port:04X} 00000000");
+        assert!(within(LONG, MOMENT, || listens().contains(&wanted)), "the server does not listen");
+        server
+    }
+
+    fn carried(&self) -> Vec<Row> {
+        let rows = self.policyds.iter().flat_map(Policyd::rows);
+        rows.filter(|row| row.provider == "verbs" && row.carried()).collect()
+    }
+
+    /// Companions and waiting ends that either policyd still knows.
+    fn known(&self) -> u64 {
+        let number = |policyd: &Policyd, name: &str| policyd.status().whole[name].as_u64().expect("a number");
+        self.policyds.iter().map(|policyd| number(policyd, "far") + number(policyd, "far_parked")).sum()
+    }
+}
+
+/// What the kernel keeps for a process: queue pairs, memory regions, completion queues, descriptors.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    pairs: usize,
+    regions: usize,
+    queues: usize,
+    descriptors: usize,
+}
+
+fn kept(process: &Running) -> Kept {
+    let folder = format!("/proc/{}", process.pid());
+    let names = |of: &str| fs::read_dir(format!("{folder}/{of}")).into_iter().flatten().flatten();
+    // The kernel names the thread that asked for it.
+    let threads: Vec<_> = names("task").map(|task| format!(" pid {} ", task.file_name().display())).collect();
+    let count = |kind: &str| {
+        let output = Command::new("rdma").args(["resource", "show", kind]).output().expect("rdma (iproute2)");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().filter(|line| threads.iter().any(|thread| line.contains(thread))).count()
+    };
+    Kept { pairs: count("qp"), regions: count("mr"), queues: count("cq"), descriptors: names("fd").count() }
+}
+
+fn resident_kb(process: &Running) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").trim().parse().unwrap_or(0)
+}
+
+/// One completion queue, few regions, and every byte right.
+#[test]
+#[ignore = "runs inside scripts/vm one"]
+fn a_thousand_connections_between_two_processes() {
+    const COUNT: usize = 1_000;
+    let alone = Alone::start();
+    let server = alone.serve(7100);
+    let before = resident_kb(&server);
+    let mut client = alone.crowd("hold", 7100, &[&COUNT.to_string()]);
+    let all = within(LONG, MOMENT, || alone.carried().len() >= 2 * COUNT || client.ended());
+    assert!(all && !client.ended(), "{} ends of {} are carried", alone.carried().len(), 2 * COUNT);
+    let (held, each_kb) = (kept(&server), (resident_kb(&server).saturating_sub(before)) as usize / COUNT);
+    assert_eq!(held.queues, 1, "{held:?}");
+    assert!((COUNT..COUNT + 8).contains(&held.pairs), "{held:?}");
+    // Two for eight connections, and some for control.
+    assert!(held.regions <= COUNT / 8 * 2 + 32, "{held:?}");
+    let native = alone.policyds[1].ask(&["ss", "--json"]).expect("tandem ss");
+    let named = |row: &serde_json::Value| row["native"].as_str().is_some_and(|text| text.contains(" qp "));
+    assert_eq!(native.as_array().expect("rows").iter().filter(|row| named(row)).count(), COUNT);
+    client.signal(libc::SIGTERM);
+    let outcome = client.wait(LONG);
+    assert_eq!(
+        (outcome.text(), outcome.end),
+        (format!("connected\n{COUNT} connections, every byte right\n"), End::Exit(0))
+    );
+    let gone = within(LONG, MOMENT, || kept(&server).pairs <= 1 && alone.known() == 0);
+    assert!(gone, "{:?}, {} known to the policyds", kept(&server), alone.known());
+    let mut proof = Proof::new("a_thousand_connections_between_two_processes");
+    proof.fact(format!("{COUNT} connections by verbs at both ends, every byte right; the server then: {held:?}"));
+    proof.fact(format!("{each_kb} KiB of its memory each; once they are closed: {:?}", kept(&server)));
+    proof.print();
+}
+
+/// Connections that are over before, while and after they get companions leave as much as those before them did.
+#[test]
+#[ignore = "runs inside scripts/vm one"]
+fn a_thousand_short_connections_leave_nothing() {
+    let alone = Alone::start();
+    let server = alone.serve(7101);
+    let mut left = Vec::new();
+    for count in [51, 1_000] {
+        let mut client = alone.crowd("short", 7101, &[&count.to_string(), "1500"]);
+        let said = format!("{count} connections, every byte right\n");
+        assert!(within(LONG, MOMENT, || client.stdout().contains(&said) || client.ended()), "{}", client.stdout());
+        // Not even while the client lives.
+        let gone = within(LONG, MOMENT, || kept(&server).pairs <= 1 && kept(&client).pairs <= 1 && alone.known() == 0);
+        assert!(gone, "{:?} {:?}, {} known", kept(&server), kept(&client), alone.known());
+        client.signal(libc::SIGTERM);
+        assert_eq!(client.wait(LONG).end, End::Exit(0));
+        left.push(kept(&server));
+    }
+    let carried: u64 = alone.policyds.iter().map(|policyd| policyd.status().carried).sum();
+    assert!(carried > 0, "nothing was carried");
+    let [few, many] = left[..] else { panic!("two rounds") };
+    // How many were being closed at one time decides how much memory is kept for the next ones: not how many there were.
+    let same = many.pairs <= 1 && many.regions <= few.regions + 8 && many.queues <= few.queues;
+    assert!(same && many.descriptors <= few.descriptors + 4, "{few:?}, then {many:?}");
+    let mut proof = Proof::new("a_thousand_short_connections_leave_nothing");
+    proof.fact(format!("{carried} ends were carried; the server keeps {few:?} after 51, {many:?} after 1,000 more"));
+    proof.print();
+}
