@@ -161,27 +161,20 @@ impl Pair {
     #[inline]
     pub fn port(&self, conn: u32, writer: u8) -> Option<LocalPort<'static>> {
         let writer = writer & 1;
-        if self.is_far() {
-            return self.far_port(conn, writer);
-        }
-        let at = pair::control_offset(conn)? + usize::from(writer) * size_of::<Words>();
-        let small = small_ring(writer, conn)?;
-        let big = Slots {
+        let mut at = pair::control_offset(conn)? + usize::from(writer) * size_of::<Words>();
+        let mut small = small_ring(writer, conn)?;
+        let mut big = Slots {
             first: pair::big_ring_offset(writer, 0)? as u64,
             size: pair::BIG_RING_BYTES as u64,
             count: u64::from(pair::BIG_RINGS),
         };
+        if self.is_far() {
+            // Between hosts the direction that we write is role 0's.
+            (at, small) = far::place(conn, writer != 0)?;
+            big.count = 0;
+        }
         // SAFETY: all offsets lie in the mapping, which is never unmapped; Words is atomics only, and aligned there.
         Some(unsafe { LocalPort::new(&*self.base.add(at).cast::<Words>(), self.base, small, big) })
-    }
-
-    /// Between hosts the direction that we write is role 0's. Out of the way of those on one host, whose every call passes here.
-    #[inline(never)]
-    fn far_port(&self, conn: u32, writer: u8) -> Option<LocalPort<'static>> {
-        let (at, small) = far::place(conn, writer != 0)?;
-        let none = Slots { first: 0, size: pair::BIG_RING_BYTES as u64, count: 0 };
-        // SAFETY: as in `port`.
-        Some(unsafe { LocalPort::new(&*self.base.add(at).cast::<Words>(), self.base, small, none) })
     }
 
     /// Makes our half of a connection's words this companion's: whatever a predecessor left is gone before the id that
