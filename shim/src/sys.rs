@@ -186,6 +186,12 @@ pub fn pause(ns: u64) {
     unsafe { raw!(libc::SYS_nanosleep, &raw const time, std::ptr::null_mut::<libc::timespec>()) };
 }
 
+/// False for what cannot be a program's memory: next to nothing (vm.mmap_min_addr), or the kernel's half.
+#[inline(always)]
+pub fn may_be_memory<T>(place: *const T) -> bool {
+    place.addr() as isize >= 1 << 16
+}
+
 /// CLOCK_MONOTONIC in nanoseconds.
 pub fn now_ns() -> u64 {
     clock(libc::CLOCK_MONOTONIC)

@@ -56,6 +56,8 @@ enum Step {
     Eof,
     /// The kernel carries this direction (again).
     Kernel,
+    /// There are bytes, but no memory to put them.
+    Nowhere,
     Fail(i32),
 }
 
@@ -73,6 +75,7 @@ pub fn receive(
     // A blocking socket whose next byte comes by the ring: the kernel is asked for nothing before this thread has to sleep.
     let mut lightly = may_wait && !peek;
     let mut patience: Option<Patience> = None;
+    let mut last_peek = 0;
     let given = fd;
     loop {
         // After a sleep: it may have been closed, and be another's.
@@ -104,6 +107,8 @@ pub fn receive(
             Step::Kernel => continue,
             Step::Eof if sink.taken > 0 => return Ok(sink.taken),
             Step::Eof => return end_of_stream(&conn),
+            Step::Nowhere if sink.taken == 0 => return Err(libc::EFAULT),
+            Step::Nowhere => return Ok(sink.taken),
             Step::Fail(_) if sink.taken > 0 => return Ok(sink.taken),
             Step::Fail(errno) => return told_once(slot, errno),
             Step::Dry | Step::Unasked => {}
@@ -136,8 +141,16 @@ pub fn receive(
         patience.partial = so_far > 0;
         let give_in = |errno: i32| if so_far > 0 { Ok(so_far) } else { Err(errno) };
         if peek {
+            // An end behind the bytes is seen by no peek; once it has come they have all come.
+            let ended = so_far > 0 && anchor::peer_finished(anchor::look(&conn));
+            if ended && std::mem::replace(&mut last_peek, so_far) == so_far {
+                return Ok(so_far);
+            }
             // What was peeked is looked at anew: more may stand behind it, or it may be another reader's by then.
             *sink = Sink { parts: sink.parts, part: 0, at: 0, taken: 0, total: sink.total };
+            if ended {
+                continue;
+            }
         }
         if send::has_duties(&conn) {
             send::pump(&conn);
@@ -265,6 +278,9 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool, lightly: bool) -> Step {
     let outcome = loop {
         let Some((to, room)) = sink.next() else { break Step::Full };
         let mut tcp = Anchor::of(conn).up_to_mark(sink.taken > 0);
+        if !sys::may_be_memory(to) {
+            break nowhere(&mut side, conn, &mut tcp);
+        }
         // SAFETY: the application gave the place for that many bytes.
         let take = unsafe {
             if peek {
@@ -312,6 +328,20 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool, lightly: bool) -> Step {
         conn.wake_behind_fence(Way::In);
     }
     outcome
+}
+
+/// The next bytes are to go where no memory is. What the kernel finds wrong with that it says only when there are some.
+#[cold]
+fn nowhere(side: &mut RecvGuard<'_>, conn: &Conn, tcp: &mut Anchor) -> Step {
+    let mut byte = 0u8;
+    // SAFETY: one byte.
+    match unsafe { side.reader.peek(&conn.inward, tcp, &raw mut byte, 1, 0) } {
+        Take::Bytes { .. } => Step::Nowhere,
+        Take::WouldBlock => Step::Dry,
+        Take::Eof => Step::Eof,
+        Take::Reset => Step::Fail(libc::ECONNRESET),
+        Take::Failed(errno) => Step::Fail(errno),
+    }
 }
 
 /// The kernel has it all again.

@@ -12,7 +12,7 @@ use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::slot::{self, SlotRef, Stage, flag};
 use crate::switch::{self, Conn, ready, receive, send};
-use crate::{epoll, meet, real};
+use crate::{epoll, meet, real, sys};
 use table::{Meaning, meaning};
 
 /// # Safety
@@ -142,7 +142,7 @@ const SIOCATMARK: c_ulong = 0x8905;
 
 fn answer(argument: usize, n: usize) -> Outcome<c_int> {
     let place = argument as *mut c_int;
-    if place.is_null() {
+    if !sys::may_be_memory(place) {
         return Outcome::Fail(libc::EFAULT);
     }
     // SAFETY: both requests write one int where the application said.

@@ -25,6 +25,7 @@ use crate::autobind;
 use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::slot::SlotRef;
+use crate::sys;
 
 /// What recv and send call the flags of preadv2 and pwritev2.
 fn as_message_flags(flags: c_int) -> c_int {
@@ -48,7 +49,7 @@ unsafe fn vector<'a>(parts: *const iovec, count: c_int) -> Option<&'a [iovec]> {
         return Some(&[]);
     }
     // SAFETY: by the caller.
-    let list = (!parts.is_null()).then(|| unsafe { std::slice::from_raw_parts(parts, count) })?;
+    let list = sys::may_be_memory(parts).then(|| unsafe { std::slice::from_raw_parts(parts, count) })?;
     // A length below zero: the kernel says EINVAL.
     list.iter().all(|part| isize::try_from(part.iov_len).is_ok()).then_some(list)
 }
@@ -70,7 +71,7 @@ unsafe fn many(
     mut one: impl FnMut(*mut msghdr, usize) -> Outcome<ssize_t>,
     last: impl Fn(&msghdr, usize) -> bool,
 ) -> Outcome<c_int> {
-    if messages.is_null() {
+    if !sys::may_be_memory(messages) {
         return Outcome::Bypass;
     }
     let mut done = 0;

@@ -92,8 +92,11 @@ pub unsafe fn recvfrom(
 /// # Safety
 /// The arguments of the libc call of this name.
 pub unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> Outcome<ssize_t> {
+    if !sys::may_be_memory(message) {
+        return Outcome::Bypass;
+    }
     // SAFETY: by the caller.
-    let Some(header) = (unsafe { message.as_mut() }) else { return Outcome::Bypass };
+    let header = unsafe { &mut *message };
     // SAFETY: by the caller.
     let Some(list) = (unsafe { vector(header.msg_iov, header.msg_iovlen as c_int) }) else { return Outcome::Bypass };
     let mut native = false;

@@ -14,7 +14,7 @@ use crate::stream::{LocalPort, Writer};
 use crate::switch;
 use crate::switch::receive::Sink;
 use crate::switch::send::{self, Source};
-use crate::{fd_table, real};
+use crate::{fd_table, real, sys};
 
 /// # Safety
 /// The arguments of the libc call of this name.
@@ -94,8 +94,11 @@ pub unsafe fn sendto(
 /// # Safety
 /// The arguments of the libc call of this name.
 pub unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> Outcome<ssize_t> {
+    if !sys::may_be_memory(message) {
+        return Outcome::Bypass;
+    }
     // SAFETY: by the caller.
-    let Some(header) = (unsafe { message.as_ref() }) else { return Outcome::Bypass };
+    let header = unsafe { &*message };
     if header.msg_controllen != 0 {
         // SAFETY: by the caller.
         unsafe { process::descriptors_leave(header) };
@@ -163,7 +166,8 @@ fn give(fd: RawFd, parts: &[iovec], flags: c_int, native: impl FnMut() -> ssize_
         switch::give_up(slot, Reason::UnsupportedCall);
     }
     let left = Sink::new(parts).total;
-    let mut source = Memory { fd, parts, part: 0, at: 0, left, sent: 0, flags, native };
+    let absent = parts.iter().any(|part| part.iov_len > 0 && !sys::may_be_memory(part.iov_base));
+    let mut source = Memory { fd, parts, part: 0, at: 0, left, sent: 0, flags, absent, native };
     moved(slot, fd, send::send(slot, fd, &mut source, flags))
 }
 
@@ -176,6 +180,8 @@ struct Memory<'a, F> {
     left: usize,
     sent: usize,
     flags: c_int,
+    /// Some of it is no memory: the kernel takes nothing then, but for long messages.
+    absent: bool,
     native: F,
 }
 
@@ -189,6 +195,9 @@ impl<F: FnMut() -> ssize_t> Source for Memory<'_, F> {
     }
 
     fn put(&mut self, writer: &mut Writer, port: &LocalPort<'static>) -> Result<usize, i32> {
+        if self.absent {
+            return Err(libc::EFAULT);
+        }
         let mut put = 0;
         while let Some(part) = self.parts.get(self.part) {
             if self.at == part.iov_len {
