@@ -11,7 +11,7 @@ use crate::outcome::Outcome;
 use crate::slot::{self, SlotRef, Stage, flag};
 use crate::switch::Conn;
 use crate::switch::send::{self, End};
-use crate::{meet, real};
+use crate::{epoll, meet, real};
 
 /// # Safety
 /// The arguments of the libc call of this name.
@@ -163,6 +163,11 @@ pub fn shutdown(fd: c_int, how: c_int) -> Outcome<c_int> {
     }
     // SAFETY: the application's own call.
     let outcome = Outcome::of(unsafe { real::shutdown(fd, how) });
+    if outcome == Outcome::Done(0) {
+        // The kernel rouses everybody who waits for anything.
+        slot.no_space.fetch_add(1, Ordering::SeqCst);
+        epoll::rouse(slot);
+    }
     if let (Some(conn), true) = (&both, kernel_first) {
         conn.reads_no_more();
         // Our FIN has long gone: nothing else tells a writer that waits for room.

@@ -7,20 +7,23 @@ use std::sync::atomic::{Ordering, fence};
 use libc::epoll_event;
 use tandem_protocol::Reason;
 
-use super::nested;
 use super::outer::{add_anchor, add_provider};
 use super::set::{Entered, Guard, Inner, Set, all, at};
-use crate::real;
+use super::{armed, nested};
 use crate::slot::{self, SlotRef, flag};
 use crate::stream::{Port, Word};
 use crate::switch::{self, Conn, ready, sleep};
 use crate::wake::{self, Wake};
+use crate::{hidden, real};
 
 /// An entry that was taken out of the kernel's set.
 #[derive(Clone, Copy)]
 pub struct Adopted {
+    /// What the entry is found by: the number that it was made by, or, when that is closed, one that is no descriptor's.
     pub fd: RawFd,
+    /// By a number that shows the socket now.
     pub conn: Conn,
+    pub made_by: RawFd,
     pub events: u32,
     pub data: u64,
     /// The kernel has news of the anchor.
@@ -114,8 +117,6 @@ impl Set {
     fn adopt_one(&self, inner: &mut Guard<'_>, conn: &Conn, fd: RawFd) {
         if let Some(entry) = inner.entry(fd) {
             entry.hint = true;
-            // A send that the kernel refused before this direction moved was promised the kernel's edge.
-            entry.edge_due = true;
             if conn.slot.has(flag::REGISTERED_TWICE) {
                 inner.share(fd);
             }
@@ -136,12 +137,14 @@ impl Set {
         let kicks =
             self.in_kernel.load(Ordering::SeqCst) > 0 || self.native.load(Ordering::Acquire) && nested::waited_on();
         self.kicks.fetch_add(u32::from(kicks), Ordering::AcqRel);
-        let mut kick = epoll_event { events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, u64: entered.data };
-        let leaves = if kicks { libc::EPOLL_CTL_MOD } else { libc::EPOLL_CTL_DEL };
-        add_anchor(outer, fd);
-        // SAFETY: the application's descriptors, an event on this frame.
-        unsafe { real::epoll_ctl(self.fd.load(Ordering::Acquire), leaves, fd, &mut kick) };
+        add_anchor(outer, fd, fd);
+        let fired =
+            entered.events & libc::EPOLLONESHOT as u32 != 0 && armed::has_fired(self.fd.load(Ordering::Acquire), fd);
+        self.set_kick(fd, entered.data, if kicks { libc::EPOLL_CTL_MOD } else { libc::EPOLL_CTL_DEL });
         self.enlist(inner, conn, fd, (entered.events, entered.data), kicks);
+        if let Some(entry) = inner.adopted.last_mut() {
+            entry.spent = fired;
+        }
     }
 
     fn enlist(&self, inner: &mut Guard<'_>, conn: &Conn, fd: RawFd, given: (u32, u64), kicked: bool) {
@@ -151,9 +154,11 @@ impl Set {
         }
         let place = inner.adopted.len();
         inner.place.insert(fd, place);
+        inner.nameless += usize::from(fd < 0);
         inner.adopted.push(Adopted {
             fd,
-            conn: Conn { fd, ..*conn },
+            conn: Conn { fd: if fd < 0 { conn.fd } else { fd }, ..*conn },
+            made_by: fd,
             events: given.0,
             data: given.1,
             hint: true,
@@ -176,24 +181,52 @@ impl Set {
         inner.begin_watching(place);
     }
 
-    /// The entry goes on by another number of the same socket, or, where that has an entry of its own, by one that nobody can name.
-    pub fn renumber(&self, inner: &mut Guard<'_>, fd: RawFd, other: RawFd) {
-        let Some(old) = inner.entry(fd).map(|entry| *entry) else { return };
+    /// The number that the entry was made by is about to be closed, `other` shows the same socket: the entry reports on, and nobody
+    /// can name it, unless that number comes to show the socket again.
+    pub fn unname(&self, inner: &mut Guard<'_>, fd: RawFd, other: RawFd) {
         let Some(&place) = inner.place.get(&fd) else { return };
+        let Some(old) = inner.adopted.get(place).copied() else { return };
+        let Some(key) = (RawFd::MIN..-1).find(|key| !inner.place.contains_key(key)) else { return };
         self.remove(inner, place);
-        let taken = inner.place.contains_key(&other) || inner.native.contains_key(&other);
-        let nameless = || (RawFd::MIN..-1).find(|key| !inner.place.contains_key(key));
-        let key = if taken { nameless() } else { Some(other) };
-        let Some(key) = key else { return };
+        self.go_on_as(inner, key, Adopted { conn: Conn { fd: other, ..old.conn }, ..old });
+    }
+
+    /// `fd` is about to be closed, `other` shows the same socket: those whom nobody can name are watched by that.
+    pub fn show_by(&self, inner: &mut Guard<'_>, fd: RawFd, other: RawFd) {
+        if inner.nameless == 0 {
+            return;
+        }
+        let known = inner.watches(other);
+        for entry in inner.adopted.iter_mut().filter(|entry| entry.fd < 0 && entry.conn.fd == fd) {
+            entry.conn.fd = other;
+            if !known {
+                add_anchor(self.outer.load(Ordering::Acquire), other, entry.fd);
+            }
+        }
+    }
+
+    /// `fd` shows `slot`. An entry that was made by this number, and that nobody could name meanwhile, is named again.
+    pub fn name_again(&self, inner: &mut Guard<'_>, fd: RawFd, slot: SlotRef) {
+        if inner.nameless == 0 {
+            return;
+        }
+        let nameless = |entry: &Adopted| entry.fd < 0 && entry.made_by == fd && entry.conn.slot == slot;
+        let Some(place) = inner.adopted.iter().position(nameless) else { return };
+        let Some(old) = inner.adopted.get(place).copied() else { return };
+        self.remove(inner, place);
+        self.go_on_as(inner, fd, Adopted { conn: Conn { fd, ..old.conn }, ..old });
+    }
+
+    fn go_on_as(&self, inner: &mut Guard<'_>, key: RawFd, old: Adopted) {
         self.adopted.fetch_add(1, Ordering::SeqCst);
-        if !taken {
-            add_anchor(self.outer.load(Ordering::Acquire), other);
+        if !inner.watches(old.conn.fd) {
+            add_anchor(self.outer.load(Ordering::Acquire), old.conn.fd, key);
         }
         self.enlist(inner, &old.conn, key, (old.events, old.data), false);
+        old.conn.slot.registered_by(key);
         if let Some(entry) = inner.adopted.last_mut() {
             let (fd, shared, due) = (entry.fd, entry.shared, entry.due);
-            let conn = Conn { fd: other, ..entry.conn };
-            *entry = Adopted { fd, conn, shared, due, kicked: false, kick_due: false, hint: true, ..old };
+            *entry = Adopted { fd, shared, due, kicked: false, kick_due: false, hint: true, ..old };
         }
         self.rouse();
     }
@@ -234,7 +267,9 @@ impl Set {
 
     /// Drops an adopted entry.
     pub fn remove(&self, inner: &mut Inner, place: usize) {
-        if let Some(fd) = self.drop_entry(inner, place) {
+        let Some(fd) = inner.adopted.get(place).map(|entry| entry.conn.fd) else { return };
+        self.drop_entry(inner, place);
+        if inner.nameless == 0 || !inner.watches(fd) {
             let mut event = epoll_event { events: 0, u64: 0 };
             // SAFETY: at worst the number is registered no longer, which is an errno.
             unsafe { real::epoll_ctl(self.outer.load(Ordering::Acquire), libc::EPOLL_CTL_DEL, fd, &mut event) };
@@ -242,15 +277,16 @@ impl Set {
     }
 
     /// As [`Set::remove`], and the outer epoll goes on watching the anchor.
-    fn drop_entry(&self, inner: &mut Inner, place: usize) -> Option<RawFd> {
+    fn drop_entry(&self, inner: &mut Inner, place: usize) {
         if place >= inner.adopted.len() {
-            return None;
+            return;
         }
         let entry = inner.adopted.swap_remove(place);
         inner.place.remove(&entry.fd);
         if let Some(moved) = inner.adopted.get(place).map(|moved| moved.fd) {
             inner.place.insert(moved, place);
         }
+        inner.nameless -= usize::from(entry.fd < 0);
         inner.end_watching(&entry.conn, entry.shared);
         self.kicks.fetch_sub(u32::from(entry.kick_due), Ordering::AcqRel);
         if entry.kicked {
@@ -263,13 +299,12 @@ impl Set {
             unwatch(&entry.conn);
         }
         self.adopted.fetch_sub(1, Ordering::SeqCst);
-        Some(entry.fd)
     }
 
     /// Wakes who sleeps in the kernel on a set that holds this one, by an adopted entry: see `adopt_one`.
     pub fn kick(&self, inner: &mut Inner) {
-        let Some(entry) = inner.adopted.iter_mut().find(|entry| !entry.kicked) else { return };
-        if self.set_kick(entry, libc::EPOLL_CTL_ADD) {
+        let Some(entry) = inner.adopted.iter_mut().find(|entry| !entry.kicked && entry.fd >= 0) else { return };
+        if self.set_kick(entry.fd, entry.data, libc::EPOLL_CTL_ADD) {
             (entry.kicked, entry.kick_due) = (true, true);
             self.kicks.fetch_add(1, Ordering::AcqRel);
         }
@@ -281,16 +316,17 @@ impl Set {
             return;
         }
         for entry in inner.adopted.iter_mut().filter(|entry| entry.kick_due) {
-            self.set_kick(entry, libc::EPOLL_CTL_DEL);
+            self.set_kick(entry.fd, entry.data, libc::EPOLL_CTL_DEL);
             (entry.kicked, entry.kick_due) = (false, false);
             self.kicks.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
-    fn set_kick(&self, entry: &Adopted, op: libc::c_int) -> bool {
-        let mut kick = epoll_event { events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, u64: entry.data };
+    /// Puts a kick into the kernel's set, in the place of the application's entry if there is one, or takes out what is there.
+    fn set_kick(&self, fd: RawFd, data: u64, op: libc::c_int) -> bool {
+        let mut kick = epoll_event { events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, u64: data };
         // SAFETY: the application's descriptors, an event on this frame.
-        unsafe { real::epoll_ctl(self.fd.load(Ordering::Acquire), op, entry.fd, &mut kick) == 0 }
+        unsafe { real::epoll_ctl(self.fd.load(Ordering::Acquire), op, fd, &mut kick) == 0 }
     }
 
     /// Entries that the kernel carries again go back to it, for who asks it instead of collecting. True: some did.
@@ -310,12 +346,25 @@ impl Set {
     /// The kernel carries both directions again: back into its set, as it was.
     pub fn give_back(&self, inner: &mut Inner, place: usize) {
         let Some(entry) = inner.adopted.get(place) else { return };
-        let (fd, slot, events, data, spent) = (entry.fd, entry.conn.slot, entry.events, entry.data, entry.spent);
+        let Adopted { fd, conn, events, data, spent, .. } = *entry;
+        let slot = conn.slot;
         self.remove(inner, place);
         let mut event = epoll_event { events: if spent { events & 0xffff_0000 } else { events }, u64: data };
-        // SAFETY: the application's descriptors, an event on this frame.
-        unsafe { real::epoll_ctl(self.fd.load(Ordering::Acquire), libc::EPOLL_CTL_ADD, fd, &mut event) };
-        inner.native.insert(fd, Entered { slot, events, data });
+        let set = self.fd.load(Ordering::Acquire);
+        if fd < 0 {
+            // By a number that is closed at once: as the kernel would have it.
+            // SAFETY: descriptors of the application and of ours, an event on this frame.
+            hidden::with_room(|first| unsafe {
+                let brief = real::fcntl(conn.fd, libc::F_DUPFD_CLOEXEC, first as usize);
+                real::epoll_ctl(set, libc::EPOLL_CTL_ADD, brief, &mut event);
+                real::close(brief)
+            });
+            switch::give_up(slot, Reason::EpollUnseen);
+        } else {
+            // SAFETY: the application's descriptors, an event on this frame.
+            unsafe { real::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &mut event) };
+            inner.native.insert(fd, Entered { slot, events, data });
+        }
         inner.returned = true;
         self.kernel_due.store(true, Ordering::Release);
     }
@@ -335,7 +384,7 @@ impl Set {
             if let Some(entry) = by {
                 // It has woken one thread. Others may sleep there still.
                 if self.in_kernel.load(Ordering::SeqCst) > 0 {
-                    self.set_kick(entry, libc::EPOLL_CTL_MOD);
+                    self.set_kick(entry.fd, entry.data, libc::EPOLL_CTL_MOD);
                 } else {
                     entry.kick_due = false;
                     self.kicks.fetch_sub(1, Ordering::AcqRel);

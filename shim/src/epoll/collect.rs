@@ -114,12 +114,10 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
     } else {
         let anew = std::mem::take(&mut entry.hot);
         let came = came(entry, &conn, events, fresh || more_bytes || anew);
-        let by_kernel = conn.slot.send_phase.load(Ordering::Acquire) != THROUGH_SWITCH;
-        // A direction that came back because the connection is over owes nothing that its end has not told.
-        let over = entry.told & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32 != 0;
-        let edge_by_kernel = (hinted || turned && !over) && by_kernel && events & ready::OUT != 0;
+        // As the kernel's own poll does it: who finds no room is owed an edge when there is some.
+        entry.edge_due |= events & ready::OUT == 0 && wanted & ready::OUT != 0;
         let edge_out = events & ready::OUT != 0 && std::mem::take(&mut entry.edge_due);
-        events != 0 && (came || anew || edge_out || edge_by_kernel)
+        events != 0 && (came || anew || edge_out)
     };
     if report && entry.events & ONE_SHOT != 0 {
         entry.spent = true;
@@ -130,6 +128,8 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
 
 /// Edge-triggered: has the stream come further, or something lasting happened, since the last report?
 fn came(entry: &mut Adopted, conn: &Conn, events: u32, news: bool) -> bool {
+    // Whoever waits for one of these is roused by bytes, and told of whatever else there is (sock_def_readable).
+    const STIRRED: u32 = ready::IN | (libc::POLLPRI | libc::POLLRDBAND) as u32;
     const LASTING: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLPRI) as u32;
     // Of the anchor, wanted or not: the peer's FIN is an edge for who waits for bytes, too.
     let known = (events | conn.slot.anchor.load(Ordering::Acquire)) & LASTING;
@@ -140,8 +140,9 @@ fn came(entry: &mut Adopted, conn: &Conn, events: u32, news: bool) -> bool {
     }
     let mark = receive::arrived(conn);
     // Bytes that were read before anybody asked are an edge, too, as long as there is something else to tell.
-    let read =
-        entry.events & ready::IN != 0 && conn.slot.delivered() >= mark && receive::low_water(conn.slot, conn.fd) == 1;
+    let read = entry.events & STIRRED != 0
+        && (entry.events & ready::IN == 0 || conn.slot.delivered() >= mark)
+        && receive::low_water(conn.slot, conn.fd) == 1;
     let further = mark > entry.mark && (events & ready::IN != 0 || events != 0 && read);
     if further {
         entry.mark = mark;

@@ -44,6 +44,9 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
     let Some(mut inner) = set.lock() else { return Outcome::Fail(libc::EAGAIN) };
     // SAFETY: by the caller.
     let given = unsafe { event.as_ref() }.map(|e| (e.events, e.u64));
+    if !inner.place.contains_key(&fd) {
+        set.name_again(&mut inner, fd, slot);
+    }
     if inner.place.contains_key(&fd) {
         return set.control_adopted(&mut inner, number, op, fd, given);
     }
@@ -93,17 +96,17 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
     Outcome::Done(result)
 }
 
-/// One of the socket's numbers is about to be closed, `other` stays. An entry made by it reports on (epoll(7), question 6): an
-/// adopted one by the other number, and the kernel's own stays what it is, for it can be reached no more.
+/// One of the socket's numbers is about to be closed, `other` stays. An entry made by it reports on (epoll(7), question 6), and
+/// can be named no more: the kernel's own stays what it is, and the connection stays the kernel's.
 pub fn number_closes(slot: SlotRef, fd: RawFd, other: RawFd) {
     for set in slot.sets().filter_map(at) {
         let Some(mut inner) = set.lock() else { continue };
+        set.show_by(&mut inner, fd, other);
         if inner.native.get(&fd).is_some_and(|entry| entry.slot == slot) {
             inner.native.remove(&fd);
             switch::give_up(slot, Reason::EpollUnseen);
         } else if inner.entry(fd).is_some_and(|entry| entry.conn.slot == slot) {
-            set.renumber(&mut inner, fd, other);
-            slot.registered_by(other);
+            set.unname(&mut inner, fd, other);
         }
     }
 }

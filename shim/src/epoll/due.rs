@@ -130,6 +130,12 @@ impl Inner {
         } else if let Some((_, stirred)) = self.ghosts.get_mut(&fd) {
             *stirred = true;
         }
+        if self.nameless > 0 {
+            let same = |entry: &&mut Adopted| entry.fd < 0 && entry.conn.fd == fd;
+            self.adopted.iter_mut().filter(same).for_each(|entry| entry.hint = true);
+            let found = self.adopted.iter().filter(|entry| entry.fd < 0 && entry.hint).map(|entry| entry.fd);
+            found.collect::<Vec<_>>().into_iter().for_each(|fd| self.make_due(fd));
+        }
     }
 
     /// Nothing tells of the anchors.

@@ -7,7 +7,8 @@
 //!
 //! - `set`: the record of one set and the table of them; a set's making, descriptors and end, and fork
 //! - `control`: epoll_ctl, and the close of a registered socket
-//! - `adopt`: when entries may be adopted, adopting them and giving them back; whom the peer is to wake for them
+//! - `adopt`: when entries may be adopted, adopting them and giving them back; whom the peer is to wake for them; `armed`: one-shot
+//!   entries that have fired before
 //! - `outer`: the outer epoll
 //! - `nested`: sets inside sets
 //! - `wait`: epoll_wait, and poll on a set; `due`: which adopted entries are to be looked at; `collect`: what they report
@@ -15,6 +16,7 @@
 //! Locks: a set's own lock may be held while a slot's is taken, never the other way round.
 
 mod adopt;
+mod armed;
 mod collect;
 mod control;
 mod due;

@@ -24,9 +24,9 @@ pub const TAG_NEST: u64 = u64::MAX - 3;
 /// The descriptors of companions between hosts.
 pub const TAG_PROVIDER: u64 = u64::MAX - 4;
 
-/// Watches an adopted entry's anchor; its descriptor is its tag.
-pub fn add_anchor(outer: RawFd, fd: RawFd) {
-    let mut event = epoll_event { events: ANCHOR_EVENTS, u64: fd as u64 };
+/// Watches an adopted entry's anchor; what the entry is found by is its tag.
+pub fn add_anchor(outer: RawFd, fd: RawFd, entry: RawFd) {
+    let mut event = epoll_event { events: ANCHOR_EVENTS, u64: entry as u64 };
     // SAFETY: descriptors of the application and of ours, an event on this frame.
     unsafe {
         if real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, fd, &mut event) < 0 {
@@ -72,7 +72,7 @@ impl Set {
             return false;
         };
         for entry in &inner.adopted {
-            add_anchor(outer, entry.fd);
+            add_anchor(outer, entry.conn.fd, entry.fd);
             add_provider(outer, &entry.conn);
             watch(&entry.conn, wake);
         }

@@ -54,6 +54,8 @@ pub struct Inner {
     /// Entries that the kernel answers for.
     pub native: HashMap<RawFd, Entered, BuildHasherDefault<FdHasher>>,
     pub adopted: Vec<Adopted>,
+    /// Those among them that no number of the application names: see `Set::unname`.
+    pub nameless: usize,
     /// Where in `adopted` a descriptor's entry is.
     pub place: HashMap<RawFd, usize, BuildHasherDefault<FdHasher>>,
     /// Taken out by the application while they were adopted: the outer epoll watches their anchors still, in case they come
@@ -192,6 +194,11 @@ impl Inner {
     pub fn entry(&mut self, fd: RawFd) -> Option<&mut Adopted> {
         let &place = self.place.get(&fd)?;
         self.adopted.get_mut(place)
+    }
+
+    /// Of an adopted entry the outer epoll watches the anchor by this number.
+    pub fn watches(&self, fd: RawFd) -> bool {
+        self.adopted.iter().any(|entry| entry.conn.fd == fd)
     }
 
     /// The numbers by which a connection is registered in the set.

@@ -118,7 +118,8 @@ pub struct Slot {
     pub recv_phase: AtomicU32,
     /// Moves on when a direction comes back to the kernel: whoever watches looks anew.
     pub turns: AtomicU32,
-    /// Sends that found no room: each is owed an edge when there is room again, in every set that waits for it.
+    /// Sends that found no room, the kernel's too, and shutdowns here: each is owed an edge when there is room (again), in every
+    /// set that waits for it.
     pub no_space: AtomicU32,
     /// The socket's error, where a call of ours took it from the kernel: owed to the application, once.
     pub untold: AtomicU32,

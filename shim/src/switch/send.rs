@@ -120,8 +120,13 @@ fn by_kernel(slot: SlotRef, fd: RawFd, source: &mut impl Source) -> Option<Resul
         slot.kernel_sends.fetch_sub(1, Ordering::SeqCst);
         return None;
     }
+    let left = source.left();
     let result = result(source.kernel(fd));
     if slot.current() {
+        if matches!(result, Err(libc::EAGAIN)) || matches!(result, Ok(n) if n < left) {
+            // Who waits for an edge is owed one, whichever way the direction goes meanwhile.
+            slot.no_space.fetch_add(1, Ordering::SeqCst);
+        }
         if let Ok(n @ 1..) = result {
             let all = slot.tx_tcp.fetch_add(n as u64, Ordering::AcqRel) + n as u64;
             if let Some(family) = family::existing() {
@@ -296,12 +301,14 @@ pub fn finish(conn: &Conn, end: End) {
     loop {
         let Ok(mut side) = conn.slot.send_side() else { return };
         let unread = side.writer.unconsumed(&conn.out) > 0;
-        let gone = anchor::peer_gone(anchor::look(conn));
-        if gone && !unread {
+        let bits = anchor::look(conn);
+        let gone = anchor::peer_gone(bits);
+        let shut = anchor::peer_finished(bits) && conn.peer_reads_no_more();
+        if shut || gone && !unread {
             // It asks nothing any more: the kernel would answer a record by RST, before our FIN.
             side.writer.abandon();
         }
-        let facts = WriterFacts { fail_back: end == End::Both && unread && !gone, ..WriterFacts::default() };
+        let facts = WriterFacts { fail_back: end == End::Both && unread && !gone && !shut, ..WriterFacts::default() };
         side.writer.consider(&conn.out, &facts, |_| false);
         let pumped = side.writer.pump(&conn.out, &mut Anchor::of(conn));
         if pumped == Pumped::Again && side.writer.owes_returned(&conn.out) && sys::now_ns() < until {
