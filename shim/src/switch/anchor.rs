@@ -183,7 +183,7 @@ fn peer_has_finished(fd: RawFd) -> bool {
 }
 
 /// SIOCATMARK: the next byte is an urgent one.
-fn at_mark(fd: RawFd) -> bool {
+pub fn at_mark(fd: RawFd) -> bool {
     const SIOCATMARK: libc::c_ulong = 0x8905; // asm-generic/sockios.h
     queue(fd, SIOCATMARK) == Some(1)
 }

@@ -139,6 +139,10 @@ pub fn receive(
         let patience = patience.get_or_insert_with(|| Patience::of(slot, limit(fd)));
         let so_far = sink.taken;
         patience.partial = so_far > 0;
+        if so_far > 0 && anchor::at_mark(fd) {
+            // What has come ends before an urgent byte, however much was asked for.
+            return Ok(so_far);
+        }
         let give_in = |errno: i32| if so_far > 0 { Ok(so_far) } else { Err(errno) };
         if peek {
             // An end behind the bytes is seen by no peek; once it has come they have all come.
@@ -171,10 +175,16 @@ fn told_once(slot: SlotRef, errno: i32) -> Result<usize, i32> {
     if untold || first { Err(errno) } else { Ok(0) }
 }
 
+/// A flag of our own (to the kernel a program's is EINVAL): the low-water mark does not count, as for splice.
+pub const WHATEVER_COMES: i32 = i32::MIN;
+
 /// Bytes that a blocking call waits for.
 fn target(slot: SlotRef, fd: RawFd, sink: &Sink<'_>, flags: i32) -> usize {
     if flags & libc::MSG_WAITALL != 0 {
         return sink.total;
+    }
+    if flags & WHATEVER_COMES != 0 {
+        return 1;
     }
     low_water(slot, fd).min(sink.total).max(1)
 }
@@ -501,7 +511,9 @@ pub fn readable(conn: &Conn, tcp: bool, low: usize) -> bool {
             return anchor::look(conn) & libc::POLLIN as u32 != 0;
         }
     }
-    let ended = side.reader.state() == RState::End || side.reader.fin_seen();
+    // The peer's FIN has come, maybe behind bytes: no mark counts any more.
+    let finished = anchor::peer_finished(conn.slot.anchor.load(Ordering::Acquire));
+    let ended = side.reader.state() == RState::End || side.reader.fin_seen() || finished;
     if low > 1 && !ended {
         return side.reader.available(&conn.inward, &mut Anchor::of(conn)) >= low;
     }

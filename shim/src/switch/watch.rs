@@ -58,6 +58,7 @@ pub unsafe fn select(
     meet::collect();
     let Ok(size) = usize::try_from(count) else { return Outcome::Bypass };
     let mut entries = SmallVec::<[pollfd; 16]>::new();
+    let mut numbers = SmallVec::<[usize; 16]>::new();
     for fd in 0..size {
         let mut events = 0;
         for (set, asked) in sets.iter().zip(ASKED) {
@@ -68,21 +69,37 @@ pub unsafe fn select(
         }
         if events != 0 {
             entries.push(pollfd { fd: fd as c_int, events, revents: 0 });
+            numbers.push(fd);
         }
     }
-    if let Err(errno) = watch(&mut entries, limit, mask) {
-        return Outcome::Fail(errno);
-    }
-    if entries.iter().any(|entry| entry.revents & libc::POLLNVAL != 0) {
-        return Outcome::Fail(libc::EBADF);
+    let until = limit.map(|ns| sys::now_ns().saturating_add(ns));
+    loop {
+        let left = until.map(|until| until.saturating_sub(sys::now_ns()));
+        match watch(&mut entries, left, mask) {
+            Err(errno) => return Outcome::Fail(errno),
+            Ok(0) => break,
+            Ok(_) if entries.iter().any(|entry| entry.revents & libc::POLLNVAL != 0) => {
+                return Outcome::Fail(libc::EBADF);
+            }
+            Ok(_) => {}
+        }
+        let told = |entry: &pollfd| {
+            let mut asked = ASKED.into_iter().zip(TOLD).filter(|(asked, _)| entry.events & asked != 0);
+            asked.any(|(_, told)| entry.revents & told != 0)
+        };
+        if entries.iter().any(told) {
+            break;
+        }
+        // poll tells of hang-ups and errors whatever it was asked for: nothing that was, and it would say so for ever.
+        entries.iter_mut().filter(|entry| entry.revents != 0).for_each(|entry| entry.fd = -1);
     }
     let mut found = 0;
     for (set, (asked, told)) in sets.iter().zip(ASKED.into_iter().zip(TOLD)) {
-        for entry in entries.iter().filter(|entry| entry.events & asked != 0) {
+        for (entry, number) in entries.iter().zip(&numbers).filter(|(entry, _)| entry.events & asked != 0) {
             let ready = entry.revents & told != 0;
             found += c_int::from(ready);
             // SAFETY: as above.
-            unsafe { put_bit(*set, entry.fd as usize, ready) };
+            unsafe { put_bit(*set, *number, ready) };
         }
     }
     Outcome::Done(found)

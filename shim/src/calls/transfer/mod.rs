@@ -54,6 +54,11 @@ unsafe fn vector<'a>(parts: *const iovec, count: c_int) -> Option<&'a [iovec]> {
     list.iter().all(|part| isize::try_from(part.iov_len).is_ok()).then_some(list)
 }
 
+/// A readv or writev of nothing never comes to the socket.
+fn is_some(parts: &[iovec]) -> bool {
+    parts.iter().any(|part| part.iov_len > 0)
+}
+
 fn or_native(outcome: Outcome<ssize_t>, native: impl FnOnce() -> ssize_t) -> Outcome<ssize_t> {
     match outcome {
         Outcome::Bypass => Outcome::of(native()),

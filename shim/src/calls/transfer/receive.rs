@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
-use super::{as_message_flags, many, moved, or_native, vector};
+use super::{as_message_flags, is_some, many, moved, or_native, vector};
 use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::slot::{self, SlotRef, Stage, flag};
@@ -155,10 +155,6 @@ pub unsafe fn recvmmsg(
             |_, _| false,
         )
     }
-}
-
-fn is_some(parts: &[iovec]) -> bool {
-    parts.iter().any(|part| part.iov_len > 0)
 }
 
 fn take(fd: RawFd, parts: &[iovec], flags: c_int, native: impl FnMut() -> ssize_t) -> Outcome<ssize_t> {

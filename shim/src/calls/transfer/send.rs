@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 
 use tandem_protocol::Reason;
 
-use super::{as_message_flags, hand_over, many, moved, or_native, vector};
+use super::{as_message_flags, hand_over, is_some, many, moved, or_native, vector};
 use crate::autobind::{self, record};
 use crate::calls::{connect, process};
 use crate::exports::types::*;
@@ -28,7 +28,7 @@ pub unsafe fn write(fd: c_int, buffer: *const c_void, size: size_t) -> Outcome<s
 /// The arguments of the libc call of this name.
 pub unsafe fn writev(fd: c_int, parts: *const iovec, count: c_int) -> Outcome<ssize_t> {
     // SAFETY: by the caller.
-    let Some(list) = (unsafe { vector(parts, count) }) else { return Outcome::Bypass };
+    let Some(list) = (unsafe { vector(parts, count) }).filter(|list| is_some(list)) else { return Outcome::Bypass };
     // SAFETY: the application's own call.
     give(fd, list, 0, || unsafe { real::writev(fd, parts, count) })
 }
@@ -50,6 +50,9 @@ pub unsafe fn pwritev(_fd: c_int, _parts: *const iovec, _count: c_int, _offset: 
 pub unsafe fn pwritev2(fd: c_int, parts: *const iovec, count: c_int, offset: off_t, flags: c_int) -> Outcome<ssize_t> {
     // SAFETY: by the caller.
     let (Some(list), -1) = (unsafe { vector(parts, count) }, offset) else { return Outcome::Bypass };
+    if !is_some(list) {
+        return Outcome::Bypass;
+    }
     // SAFETY: the application's own call.
     give(fd, list, as_message_flags(flags), || unsafe { real::pwritev2(fd, parts, count, offset, flags) })
 }

@@ -57,7 +57,7 @@ fn into_pipe(
     let mut bytes = vec![0u8; size.min(room)];
     let place = [iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }];
     let mut by_kernel = false;
-    let taken = receive::receive(slot, input, &mut Sink::new(&place), 0, || {
+    let taken = receive::receive(slot, input, &mut Sink::new(&place), receive::WHATEVER_COMES, || {
         by_kernel = true;
         native(size)
     })?;
