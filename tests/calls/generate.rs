@@ -47,6 +47,21 @@ impl Dice {
     }
 }
 
+const CHILDREN: u64 = 2;
+const URGENT: u64 = 6;
+const SETS: usize = 2;
+/// Of which `begin_thread` does not say whether it waits.
+const THREAD: usize = 2;
+
+/// An epoll set, of each end. One that was there at a fork is asked by one of both processes from then on, and by the parent again
+/// after its child, if that has not: see `named::KNOWN`.
+#[derive(Clone, Copy, Default)]
+struct Set {
+    made: bool,
+    inherited: bool,
+    user: Option<char>,
+}
+
 /// What the generator knows of the case that it makes.
 #[derive(Default)]
 struct Known {
@@ -54,23 +69,29 @@ struct Known {
     slots: [Vec<usize>; 2],
     child: [bool; 2],
     waiting: [bool; 2],
-    failing_back: bool,
+    /// Calls that the other end makes meanwhile.
+    sends: u64,
+    sets: [[Set; SETS]; 2],
+    moves: bool,
     calls: Vec<String>,
 }
 
-/// `failing_back`: what is known to deviate where fail-backs are forced is not asked (see `named::EXCUSED`).
-pub fn case(seed: u64, index: u64, failing_back: bool) -> Case {
+/// `moves`: directions change hands in the midst of the case, and what may be told once more then is not asked (see
+/// `named::EXCUSED`).
+pub fn case(seed: u64, index: u64, moves: bool) -> Case {
     let mut dice = Dice::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ index.wrapping_mul(0x9e37_79b9));
-    let mut known = Known { slots: [vec![0], vec![0]], failing_back, ..Known::default() };
     // Some cases keep to few kinds of calls: rare ones come together more often.
     let theme = dice.below(8);
+    // Urgent bytes, and two processes that wait at one time, take a connection back to TCP.
+    let moves = moves || matches!(theme, CHILDREN | URGENT);
+    let mut known = Known { slots: [vec![0], vec![0]], moves, ..Known::default() };
     let length = 20 + dice.below(90);
     while (known.calls.len() as u64) < length {
         known.call(&mut dice, theme);
     }
     for (end, name) in ['a', 'b'].into_iter().enumerate() {
         if known.waiting[end] {
-            known.calls.push(format!("{name} join"));
+            known.calls.push(format!("{name} join {THREAD}"));
         }
     }
     Case::new(format!("seed {seed} case {index}"), known.calls)
@@ -81,11 +102,11 @@ impl Known {
         let end = dice.below(2) as usize;
         if self.waiting[end] {
             // A thread of this end is in a call: the other end does something about it, then its result is fetched.
-            for _ in 0..dice.below(3) {
+            for _ in 0..self.sends {
                 let slot = self.slot(dice, 1 - end);
                 self.calls.push(format!("{} {}", self.who(dice, 1 - end, slot), Self::sending(dice)));
             }
-            self.calls.push(format!("{} join 0 {}", if end == 0 { 'a' } else { 'b' }, 40));
+            self.calls.push(format!("{} join {THREAD}", ['a', 'b'][end]));
             self.waiting[end] = false;
             return;
         }
@@ -95,21 +116,24 @@ impl Known {
             0..26 => Self::sending(dice),
             26..56 => Self::receiving(dice),
             56..66 => Self::asking(dice),
-            66..80 => Self::epoll(dice),
+            66..80 => match self.epoll(dice, end, &who) {
+                Some(line) => line,
+                None => return,
+            },
             80..86 => Self::option(dice),
             86..89 => {
                 (*dice.pick(&["nonblock 1", "nonblock 0", "nonblock 0", "fionbio 1", "fionbio 0", "names"])).into()
             }
             89..92 if theme == 1 || dice.chance(4) => return self.descriptors(dice, end, slot),
-            92..94 if theme == 2 => return self.children(dice, end),
+            92..94 if theme == CHILDREN => return self.children(dice, end),
             94..97 if theme == 3 || dice.chance(6) => return self.thread(dice, end),
             97..99 if theme == 4 || dice.chance(8) => format!("shutdown {}", dice.pick(&["w", "w", "r", "rw"])),
             99 if theme == 5 || dice.chance(8) => return self.end(dice, end, slot),
-            _ if theme == 6 && dice.chance(3) => Self::urgent(dice),
+            _ if theme == URGENT && dice.chance(3) => Self::urgent(dice),
             _ => return,
         };
         let unasked = ["|ET", "ONESHOT"];
-        if !(self.failing_back && unasked.iter().any(|word| line.contains(word))) {
+        if !(self.moves && unasked.iter().any(|word| line.contains(word))) {
             self.calls.push(format!("{who} {line}"));
         }
     }
@@ -183,9 +207,21 @@ impl Known {
         }
     }
 
-    fn epoll(dice: &mut Dice) -> String {
-        let set = dice.below(2);
-        match dice.below(10) {
+    /// A set that this actor may ask.
+    fn set(&mut self, dice: &mut Dice, end: usize, who: &str) -> Option<usize> {
+        let number = dice.below(SETS as u64) as usize;
+        let actor = who.chars().next()?;
+        let set = &mut self.sets[end][number];
+        if set.inherited && *set.user.get_or_insert(actor) != actor {
+            return None;
+        }
+        set.made |= matches!(actor, 'a' | 'b');
+        Some(number)
+    }
+
+    fn epoll(&mut self, dice: &mut Dice, end: usize, who: &str) -> Option<String> {
+        let set = self.set(dice, end, who)?;
+        Some(match dice.below(10) {
             0..4 => {
                 let kind = dice.pick(&["", "", "|ET", "|ET", "|ONESHOT", "|ET|ONESHOT"]);
                 let action = dice.pick(&["add", "add", "mod", "mod", "del"]);
@@ -193,7 +229,7 @@ impl Known {
             }
             4..9 => format!("epoll_wait {set} {}", dice.pick(&[0, 0, 0, 0, 1])),
             _ => format!("epoll_pwait2 {set} 0"),
-        }
+        })
     }
 
     fn option(dice: &mut Dice) -> String {
@@ -249,26 +285,42 @@ impl Known {
             format!("{parent} fork")
         });
         self.child[end] = !self.child[end];
+        for set in &mut self.sets[end] {
+            *set = match self.child[end] {
+                true => Set { inherited: set.made, ..*set },
+                false => Set { inherited: set.user == Some(child), ..*set },
+            };
+        }
     }
 
     fn thread(&mut self, dice: &mut Dice, end: usize) {
-        let name = ['a', 'b'][end];
+        let name = ["a", "b"][end];
         let slot = self.slot(dice, end);
+        self.sends = dice.below(3);
+        // Long enough for what is sent to come, on a busy machine too.
+        let time = if self.sends > 0 { 150 } else { 20 };
         let call = match dice.below(5) {
             0 => format!("recv {} WAITALL", 1 + dice.size()),
-            1 => format!("poll IN {}", 20),
-            2 => format!("select r {}", 20),
-            3 => format!("epoll_wait {} {}", dice.below(2), 20),
+            1 => format!("poll IN {time}"),
+            2 => format!("select r {time}"),
+            3 => match self.set(dice, end, name) {
+                Some(set) => format!("epoll_wait {set} {time}"),
+                None => return,
+            },
             _ => format!("recv {}", 1 + dice.size()),
         };
         // Without a time limit it waits for ever, where nothing comes.
-        self.calls.push(format!("{name}{slot} set RCVTIMEO 20"));
-        self.calls.push(format!("{name}{slot}& {call}"));
+        self.calls.push(format!("{name}{slot} set RCVTIMEO {time}"));
+        self.calls.push(format!("{name}{slot}&{THREAD} {call}"));
         self.waiting[end] = true;
     }
 
     fn end(&mut self, dice: &mut Dice, end: usize, slot: usize) {
         let name = ['a', 'b'][end];
+        // What a child keeps open its parent's sets go on telling of: see `named::KNOWN`.
+        if self.child[end] && self.sets[end].iter().any(|set| set.made) {
+            return;
+        }
         self.slots[end].retain(|&other| other != slot);
         self.calls.push(format!("{name}{slot} {}", dice.pick(&["close", "close", "close_range"])));
     }

@@ -65,8 +65,8 @@ impl Tester {
     fn run(mut self, calls: u64) {
         let mut from = 0;
         while (self.calls as u64) < calls && self.deviations.len() < 3 {
-            let forced = matches!(self.manner.way, Way::BothFailingBack(_));
-            let cases: Vec<Case> = (from..from + BATCH).map(|index| generate::case(self.seed, index, forced)).collect();
+            let moves = matches!(self.manner.way, Way::BothFailingBack(_)) || self.manner.warm != "w";
+            let cases: Vec<Case> = (from..from + BATCH).map(|index| generate::case(self.seed, index, moves)).collect();
             self.batch(&cases);
             from += BATCH;
         }

@@ -97,6 +97,9 @@ impl Manner {
                 transcript.push(format!("AFTER {} CALLS:", board.at().saturating_sub(1)));
                 transcript.extend(outcomes.iter().map(Outcome::to_string));
             }
+            if let Some(case) = cases.get(board.case_number()) {
+                println!("did not survive, {}, after {} calls:\n{case}", self.name(), board.at().saturating_sub(1));
+            }
         }
         ran.carried += board.word(5);
         ran.uncarried += board.word(6);

@@ -168,7 +168,9 @@ static void begin_thread(struct call *call)
     if (thread->used) { put(call, "no thread"); return; }
     *thread = (struct thread){ .call = *call, .used = true };
     thread->thread = start(thread_body, thread);
-    put(call, "%s", rests(thread) ? "at once" : "waits");
+    bool done = rests(thread);
+    /* Threads 2 and 3 are for calls with a time limit, which a busy machine may reach before anybody looks. */
+    put(call, "%s", call->op->thread >= 2 ? "begun" : done ? "at once" : "waits");
 }
 static struct thread *thread_of(struct call *call)
 {

@@ -56,13 +56,14 @@ static void do_fionread(struct call *call)
     put(call, " %d", n);
 }
 /* What has not reached the peer's host. TCP says so when that has acknowledged it, at the latest 40 ms after: it is looked at
- * until it is 0, or for longer than that. */
+ * until it is 0, or for longer than that. After a reset the kernel says for ever what was not acknowledged then: whether that
+ * was some is the delayed acknowledgement's timer's. */
 static void do_outq(struct call *call)
 {
     int n = -1, result = 0;
     for (int look = 0; look < 150 && !(result = ioctl(call->fd, TIOCOUTQ, &n)) && n; look++) usleep(1000);
     put_result(call, result);
-    put(call, " %s", n < 0 ? "?" : n ? "some" : "none");
+    put(call, " %s", n < 0 ? "?" : kernel_knows(call->fd).state == 7 ? "over" : n ? "some" : "none");
 }
 static void do_atmark(struct call *call)
 {
