@@ -99,7 +99,8 @@ pub fn case(seed: u64, index: u64, moves: bool) -> Case {
 
 impl Known {
     fn call(&mut self, dice: &mut Dice, theme: u64) {
-        let end = dice.below(2) as usize;
+        let any = dice.below(2) as usize;
+        let end = if self.waiting[1 - any] { 1 - any } else { any };
         if self.waiting[end] {
             // A thread of this end is in a call: the other end does something about it, then its result is fetched.
             for _ in 0..self.sends {
@@ -120,7 +121,10 @@ impl Known {
                 Some(line) => line,
                 None => return,
             },
-            80..86 => Self::option(dice),
+            80..86 => match Self::option(dice) {
+                line if theme == URGENT && line.starts_with("set RCVLOWAT") => return,
+                line => line,
+            },
             86..89 => {
                 (*dice.pick(&["nonblock 1", "nonblock 0", "nonblock 0", "fionbio 1", "fionbio 0", "names"])).into()
             }

@@ -6,9 +6,9 @@ use libc::epoll_event;
 
 use super::adopt::{Adopted, watch_room};
 use super::set::{Guard, Set};
-use crate::slot::THROUGH_SWITCH;
+use crate::slot::{THROUGH_SWITCH, flag};
 use crate::stream::{Port, Word};
-use crate::switch::{Conn, ready, receive};
+use crate::switch::{Conn, anchor, ready, receive};
 
 const EDGE: u32 = libc::EPOLLET as u32;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
@@ -82,6 +82,12 @@ fn out_changed(entry: &Adopted) -> bool {
         || entry.conn.slot.no_space.load(Ordering::Acquire) != entry.seen_no_space
 }
 
+/// The peer has said that it ends, and the kernel was not heard to: its news of that may wait behind others.
+fn ends_unheard(conn: &Conn) -> bool {
+    let said = conn.inward.load(Word::Final) != 0 || conn.peer_reads_no_more();
+    said && !anchor::peer_finished(conn.slot.anchor.load(Ordering::Acquire))
+}
+
 /// Looks at one entry: its events, and whether they are to be reported now.
 fn look(entry: &mut Adopted) -> (u32, bool) {
     let conn = Conn { fd: entry.conn.slot.descriptor(), ..entry.conn };
@@ -95,7 +101,7 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
     let turns = conn.slot.turns.load(Ordering::Acquire);
     let turned = std::mem::replace(&mut entry.seen_turns, turns) != turns;
     let hinted = std::mem::take(&mut entry.hint);
-    let fresh = hinted || turned;
+    let fresh = hinted || turned || ends_unheard(&conn);
     let wanted = entry.events & POLL_BITS | (libc::POLLERR | libc::POLLHUP) as u32;
     // What the kernel was last heard to have may be gone by now; what lasts is remembered, and all else is an edge.
     let on_tcp = conn.slot.anchor.load(Ordering::Acquire) & (ready::IN | libc::POLLPRI as u32) != 0;
@@ -117,7 +123,9 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
         // As the kernel's own poll does it: who finds no room is owed an edge when there is some.
         entry.edge_due |= events & ready::OUT == 0 && wanted & ready::OUT != 0;
         let edge_out = events & ready::OUT != 0 && std::mem::take(&mut entry.edge_due);
-        events != 0 && (came || anew || edge_out)
+        // After the own shutdown of both all that the kernel has to tell is the peer's end, or its reset: an edge each.
+        let shut = conn.slot.has(flag::SHUT_RD) && conn.slot.has(flag::SHUT_WR);
+        events != 0 && (came || anew || edge_out || hinted && shut)
     };
     if report && entry.events & ONE_SHOT != 0 {
         entry.spent = true;
