@@ -71,6 +71,8 @@ struct Known {
     waiting: [bool; 2],
     /// Calls that the other end makes meanwhile.
     sends: u64,
+    /// The thread's receive returns when there is something: of several messages it may find one or all.
+    takes_what_comes: bool,
     sets: [[Set; SETS]; 2],
     moves: bool,
     calls: Vec<String>,
@@ -105,7 +107,9 @@ impl Known {
             // A thread of this end is in a call: the other end does something about it, then its result is fetched.
             for _ in 0..self.sends {
                 let slot = self.slot(dice, 1 - end);
-                self.calls.push(format!("{} {}", self.who(dice, 1 - end, slot), Self::sending(dice)));
+                let line =
+                    if self.takes_what_comes { format!("send {}", dice.below(2000)) } else { Self::sending(dice) };
+                self.calls.push(format!("{} {line}", self.who(dice, 1 - end, slot)));
             }
             self.calls.push(format!("{} join {THREAD}", ['a', 'b'][end]));
             self.waiting[end] = false;
@@ -303,7 +307,12 @@ impl Known {
         self.sends = dice.below(3);
         // Long enough for what is sent to come, on a busy machine too.
         let time = if self.sends > 0 { 150 } else { 20 };
-        let call = match dice.below(5) {
+        let kind = dice.below(5);
+        self.takes_what_comes = kind == 4;
+        if self.takes_what_comes {
+            self.sends = self.sends.min(1);
+        }
+        let call = match kind {
             0 => format!("recv {} WAITALL", 1 + dice.size()),
             1 => format!("poll IN {time}"),
             2 => format!("select r {time}"),

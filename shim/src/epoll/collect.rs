@@ -6,7 +6,7 @@ use libc::epoll_event;
 
 use super::adopt::{Adopted, watch_room};
 use super::set::{Guard, Set};
-use crate::slot::{THROUGH_SWITCH, flag};
+use crate::slot::THROUGH_SWITCH;
 use crate::stream::{Port, Word};
 use crate::switch::{Conn, anchor, ready, receive};
 
@@ -123,9 +123,7 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
         // As the kernel's own poll does it: who finds no room is owed an edge when there is some.
         entry.edge_due |= events & ready::OUT == 0 && wanted & ready::OUT != 0;
         let edge_out = events & ready::OUT != 0 && std::mem::take(&mut entry.edge_due);
-        // After the own shutdown of both all that the kernel has to tell is the peer's end, or its reset: an edge each.
-        let shut = conn.slot.has(flag::SHUT_RD) && conn.slot.has(flag::SHUT_WR);
-        events != 0 && (came || anew || edge_out || hinted && shut)
+        events != 0 && (came || anew || edge_out)
     };
     if report && entry.events & ONE_SHOT != 0 {
         entry.spent = true;
