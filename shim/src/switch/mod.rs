@@ -1,6 +1,6 @@
 //! The switch: decides, call by call, what carries a connection that has a companion.
 //!
-//! `far` is what is different between hosts. `send` and `receive` are the two directions' data paths, `ready` says what poll and epoll shall be told, `sleep` is
+//! `far` is what is different between hosts. `send` and `receive` are the two directions' data paths, `sink` a call's places, `ready` says what poll and epoll shall be told, `sleep` is
 //! how a blocking call waits, `watch` is poll and select, `anchor` is the kernel's socket. Here are the connection's context and what moves it
 //! between kernel and companion.
 //!
@@ -16,6 +16,7 @@ pub mod ready;
 pub mod receive;
 mod restartable;
 pub mod send;
+mod sink;
 pub mod sleep;
 pub mod watch;
 

@@ -6,45 +6,12 @@ use std::sync::atomic::Ordering;
 use libc::iovec;
 
 use super::anchor::{self, Anchor};
+pub use super::sink::Sink;
 use super::sleep::{self, Patience, Way, Woke};
 use super::{Conn, refresh_row, send};
 use crate::slot::{IN_KERNEL, RecvGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
 use crate::stream::{Port, RState, Source, Take, TcpReceive, TcpTake, Word};
 use crate::{debug, epoll, family, meet, real, sys, wake};
-
-/// Where a call's bytes go: the application's vector, front to back.
-pub struct Sink<'a> {
-    parts: &'a [iovec],
-    part: usize,
-    /// Into that part.
-    at: usize,
-    pub taken: usize,
-    pub total: usize,
-}
-
-impl<'a> Sink<'a> {
-    pub fn new(parts: &'a [iovec]) -> Sink<'a> {
-        let total = parts.iter().fold(0usize, |sum, part| sum.saturating_add(part.iov_len));
-        Sink { parts, part: 0, at: 0, taken: 0, total }
-    }
-
-    /// The next place that has room.
-    fn next(&mut self) -> Option<(*mut u8, usize)> {
-        loop {
-            let part = self.parts.get(self.part)?;
-            if self.at < part.iov_len {
-                return Some((part.iov_base.cast::<u8>().wrapping_add(self.at), part.iov_len - self.at));
-            }
-            self.part += 1;
-            self.at = 0;
-        }
-    }
-
-    fn advance(&mut self, n: usize) {
-        self.at += n;
-        self.taken += n;
-    }
-}
 
 enum Step {
     /// Nothing more to be had now.
@@ -89,7 +56,7 @@ pub fn receive(
             }
             None if sink.taken == 0 => {
                 send::pump_until_readable(slot, fd, flags);
-                let parts = sink.parts;
+                let parts = sink.parts();
                 let mut call = || if fd == given { native() } else { by_another_number(fd, parts, flags) };
                 match by_kernel(slot, fd, peek, &mut call) {
                     Some(result) => return result,
@@ -151,7 +118,7 @@ pub fn receive(
                 return Ok(so_far);
             }
             // What was peeked is looked at anew: more may stand behind it, or it may be another reader's by then.
-            *sink = Sink { parts: sink.parts, part: 0, at: 0, taken: 0, total: sink.total };
+            *sink = sink.anew();
             if ended {
                 continue;
             }
