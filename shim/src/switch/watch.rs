@@ -17,7 +17,7 @@ use super::{Conn, anchor, far, ready, receive, send};
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::provider::local::WAKE0;
-use crate::slot::{self, SlotRef, Stage, THROUGH_SWITCH};
+use crate::slot::{self, SlotRef, Stage, THROUGH_SWITCH, flag};
 use crate::wake;
 use crate::{epoll, meet, real, sys};
 
@@ -247,7 +247,9 @@ impl Round {
         let tick = sys::tick_ns();
         self.kinds.iter().all(|kind| match kind {
             Kind::Switched(conn, wanted) => {
+                // (After the own shutdown of reading a reset may have come, by what the peer still writes.)
                 wanted & !RINGS == 0
+                    && !conn.slot.has(flag::SHUT_RD)
                     && anchor::is_fresh(conn, tick)
                     && (wanted & ready::IN == 0 || receive::awaits_ring(conn))
                     && (wanted & ready::OUT == 0 || conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH)
