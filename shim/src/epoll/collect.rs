@@ -11,6 +11,7 @@ use crate::stream::{Port, Word};
 use crate::switch::{Conn, anchor, ready, receive};
 
 const EDGE: u32 = libc::EPOLLET as u32;
+const RDHUP: u32 = libc::EPOLLRDHUP as u32;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
 /// What of an entry's events poll(2) knows by the same bits.
 const POLL_BITS: u32 = 0xffff & !(libc::EPOLLEXCLUSIVE as u32);
@@ -138,7 +139,10 @@ fn came(entry: &mut Adopted, conn: &Conn, events: u32, news: bool) -> bool {
     const STIRRED: u32 = ready::IN | (libc::POLLPRI | libc::POLLRDBAND) as u32;
     const LASTING: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLPRI) as u32;
     // Of the anchor, wanted or not: the peer's FIN is an edge for who waits for bytes, too.
-    let known = (events | conn.slot.anchor.load(Ordering::Acquire)) & LASTING;
+    let mut known = (events | conn.slot.anchor.load(Ordering::Acquire)) & LASTING;
+    if known & RDHUP & !(events | entry.told) != 0 && receive::fin_waits(conn) {
+        known &= !RDHUP;
+    }
     let lasting = known & !entry.told;
     entry.told = known;
     if !news {

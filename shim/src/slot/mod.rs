@@ -96,6 +96,8 @@ pub mod flag {
     pub const TIMED: u32 = 262_144;
     /// A companion with another host is there, or being made: `conn` is its number.
     pub const FAR: u32 = 524_288;
+    /// The peer's FIN was not told to an epoll set, for on TCP it would wait behind what is unread.
+    pub const FIN_WAITS: u32 = 1_048_576;
 }
 
 const HOLDERS: usize = 8;

@@ -102,7 +102,7 @@ fn kernel_has(conn: &Conn, event: libc::c_short) -> bool {
 }
 
 /// On TCP the peer's FIN comes after its bytes, and those wait at the sender while the receive buffer is full.
-fn fin_would_wait(conn: &Conn) -> bool {
+pub fn fin_would_wait(conn: &Conn) -> bool {
     if conn.slot.recv_phase.load(Ordering::Acquire) != THROUGH_SWITCH {
         return false;
     }

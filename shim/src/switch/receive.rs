@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use libc::iovec;
 
 use super::anchor::{self, Anchor};
+use super::ready::fin_would_wait;
 pub use super::sink::Sink;
 use super::sleep::{self, Patience, Way, Woke};
 use super::{Conn, refresh_row, send};
@@ -297,8 +298,12 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool, lightly: bool) -> Step {
     pass_on(conn, &side);
     // Ring bytes that stood behind TCP's rest can be read now: news that the peer told too early.
     let uncovered = by_tcp && !peek && side.reader.readable(&conn.inward);
+    let fin_comes = freed && slot.has(flag::FIN_WAITS) && !fin_would_wait(conn);
+    if fin_comes {
+        slot.lower(flag::FIN_WAITS);
+    }
     side.release_and_fence();
-    if uncovered {
+    if uncovered || fin_comes {
         epoll::rouse(slot);
     }
     if freed {
@@ -319,6 +324,17 @@ fn nowhere(side: &mut RecvGuard<'_>, conn: &Conn, tcp: &mut Anchor) -> Step {
         Take::Reset => Step::Fail(libc::ECONNRESET),
         Take::Failed(errno) => Step::Fail(errno),
     }
+}
+
+/// The peer's FIN is not to be told yet: then the receive after which it is tells the epoll sets. Under the lock of those who
+/// receive, so that none of them is missed.
+pub fn fin_waits(conn: &Conn) -> bool {
+    let Ok(_side) = conn.slot.recv_side() else { return false };
+    let waits = fin_would_wait(conn);
+    if waits {
+        conn.slot.raise(flag::FIN_WAITS);
+    }
+    waits
 }
 
 /// The kernel has it all again.
