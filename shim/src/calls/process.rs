@@ -19,6 +19,7 @@ pub fn fork(real: unsafe fn() -> pid_t) -> Outcome<pid_t> {
     if let Some(pending) = pending {
         pending.fetch_add(1, Ordering::AcqRel);
     }
+    slot::mine().for_each(|slot| slot.strike_off_left());
     let sets = epoll::before_fork();
     // SAFETY: no arguments.
     let child = unsafe { real() };
@@ -42,7 +43,7 @@ fn after_fork_in_child() {
     sys::after_fork_in_child();
     let me = sys::pid();
     slot::after_fork_in_child();
-    slot::mine().for_each(|slot| slot.add_holder(me));
+    slot::mine().for_each(|slot| slot.hold(me));
     wake::after_fork_in_child();
     epoll::after_fork_in_child();
     meet::after_fork_in_child();
@@ -84,6 +85,29 @@ fn before_exec() {
             transfer::hand_over(slot, fd, Reason::HandedOver);
         }
     }
+    let me = sys::pid();
+    slot::mine().filter(|slot| !slot.sole_holder() && closes_on_exec(*slot)).for_each(|slot| slot.leave_by_exec(me));
+}
+
+fn closes_on_exec(slot: SlotRef) -> bool {
+    // SAFETY: F_GETFD has no argument.
+    let closes = |fd| unsafe { real::fcntl(fd, libc::F_GETFD, 0) } & libc::FD_CLOEXEC != 0;
+    if slot.has_others() {
+        (0..fd_table::ceiling()).filter(|&fd| fd_table::socket(fd) == Some(slot.index)).all(closes)
+    } else {
+        closes(slot.descriptor())
+    }
+}
+
+/// Like all of exec's kin: does not return where it succeeds.
+fn exec(real: impl FnOnce() -> c_int) -> Outcome<c_int> {
+    before_exec();
+    let outcome = Outcome::of(real());
+    if !sys::is_vfork_child() {
+        let me = sys::pid();
+        slot::mine().for_each(|slot| slot.hold(me));
+    }
+    outcome
 }
 
 /// What the next program finds under 0, 1 and 2, be it a child's.
@@ -267,50 +291,50 @@ pub fn daemon(keep_directory: c_int, keep_streams: c_int) -> Outcome<c_int> {
 
 /// # Safety
 /// The arguments of the libc call of this name.
-pub unsafe fn execve(_path: *const c_char, _arguments: Strings, _environment: Strings) -> Outcome<c_int> {
-    before_exec();
-    Outcome::Bypass
+pub unsafe fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> Outcome<c_int> {
+    // SAFETY: the application's own call.
+    exec(|| unsafe { real::execve(path, arguments, environment) })
 }
 
 /// # Safety
 /// The arguments of the libc call of this name.
-pub unsafe fn execv(_path: *const c_char, _arguments: Strings) -> Outcome<c_int> {
-    before_exec();
-    Outcome::Bypass
+pub unsafe fn execv(path: *const c_char, arguments: Strings) -> Outcome<c_int> {
+    // SAFETY: the application's own call.
+    exec(|| unsafe { real::execv(path, arguments) })
 }
 
 /// # Safety
 /// The arguments of the libc call of this name.
-pub unsafe fn execvp(_file: *const c_char, _arguments: Strings) -> Outcome<c_int> {
-    before_exec();
-    Outcome::Bypass
+pub unsafe fn execvp(file: *const c_char, arguments: Strings) -> Outcome<c_int> {
+    // SAFETY: the application's own call.
+    exec(|| unsafe { real::execvp(file, arguments) })
 }
 
 /// # Safety
 /// The arguments of the libc call of this name.
-pub unsafe fn execvpe(_file: *const c_char, _arguments: Strings, _environment: Strings) -> Outcome<c_int> {
-    before_exec();
-    Outcome::Bypass
+pub unsafe fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> Outcome<c_int> {
+    // SAFETY: the application's own call.
+    exec(|| unsafe { real::execvpe(file, arguments, environment) })
 }
 
 /// # Safety
 /// The arguments of the libc call of this name.
-pub unsafe fn fexecve(_fd: c_int, _arguments: Strings, _environment: Strings) -> Outcome<c_int> {
-    before_exec();
-    Outcome::Bypass
+pub unsafe fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> Outcome<c_int> {
+    // SAFETY: the application's own call.
+    exec(|| unsafe { real::fexecve(fd, arguments, environment) })
 }
 
 /// # Safety
 /// The arguments of the libc call of this name.
 pub unsafe fn execveat(
-    _directory: c_int,
-    _path: *const c_char,
-    _arguments: Strings,
-    _environment: Strings,
-    _flags: c_int,
+    directory: c_int,
+    path: *const c_char,
+    arguments: Strings,
+    environment: Strings,
+    flags: c_int,
 ) -> Outcome<c_int> {
-    before_exec();
-    Outcome::Bypass
+    // SAFETY: the application's own call.
+    exec(|| unsafe { real::execveat(directory, path, arguments, environment, flags) })
 }
 
 /// # Safety

@@ -1,20 +1,50 @@
-//! Which processes hold a slot's socket: fork adds one, the last close or the death of one takes it away.
+//! Which processes hold a slot's socket: fork adds one, the last close, an exec that closes it or the death of one takes it away.
 
 use std::sync::atomic::Ordering;
 
 use super::{SlotRef, flag};
 use crate::{family, sys};
 
+/// Beside its number: this forked child runs another program by now, and the socket was closed on the way. Its parent, which
+/// signs it in when fork has returned, may come later than that.
+const LEFT_BY_EXEC: u32 = 1 << 31;
+
 impl SlotRef {
     /// Signs a process in as a holder; more than there is room for makes the slot shared for good.
     pub fn add_holder(&self, pid: u32) {
-        if self.holders.iter().any(|h| h.load(Ordering::Acquire) == pid) {
+        if self.holders.iter().any(|h| h.load(Ordering::Acquire) & !LEFT_BY_EXEC == pid) {
             return;
         }
+        self.strike_off_left();
         let free =
             self.holders.iter().find(|h| h.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Relaxed).is_ok());
         if free.is_none() {
             self.raise(flag::MANY_HOLDERS);
+        }
+    }
+
+    /// As `add_holder`, for the process itself: one that had its number is gone, and an exec has failed.
+    pub fn hold(&self, pid: u32) {
+        for holder in &self.slot.holders {
+            let _ = holder.compare_exchange(pid | LEFT_BY_EXEC, pid, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        self.add_holder(pid);
+    }
+
+    /// exec closes the socket in this process, which is one of several holders.
+    pub fn leave_by_exec(&self, pid: u32) {
+        for holder in &self.slot.holders {
+            let _ = holder.compare_exchange(pid, pid | LEFT_BY_EXEC, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Before a fork: the child's number may be one that a process had which is gone.
+    pub fn strike_off_left(&self) {
+        for holder in &self.slot.holders {
+            let pid = holder.load(Ordering::Acquire);
+            if pid & LEFT_BY_EXEC != 0 && !sys::process_alive(pid & !LEFT_BY_EXEC) {
+                let _ = holder.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
         }
     }
 
@@ -34,7 +64,7 @@ impl SlotRef {
         let me = sys::pid();
         self.slot.holders.iter().any(|holder| {
             let pid = holder.load(Ordering::Acquire);
-            if pid == 0 || pid == me {
+            if pid == 0 || pid == me || pid & LEFT_BY_EXEC != 0 {
                 return false;
             }
             let alive = sys::process_alive(pid);
@@ -49,7 +79,7 @@ impl SlotRef {
     pub fn no_holder(&self) -> bool {
         self.slot.holders.iter().all(|h| {
             let pid = h.load(Ordering::Acquire);
-            pid == 0 || !sys::process_alive(pid)
+            pid == 0 || pid & LEFT_BY_EXEC != 0 || !sys::process_alive(pid)
         }) && !self.has(flag::MANY_HOLDERS)
     }
 }
