@@ -11,7 +11,7 @@ use crate::autobind::{self, record};
 use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::slot::{self, SlotRef, Stage, flag};
-use crate::switch::{self, Conn, ready, receive, send};
+use crate::switch::{self, Conn, anchor, ready, receive, send};
 use crate::{epoll, meet, real, sys};
 use table::{Meaning, meaning};
 
@@ -82,16 +82,26 @@ pub unsafe fn setsockopt(
                 return outcome;
             }
         }
-        Meaning::NoCompanion(_) => {
-            slot.raise(flag::ODD_OPTION);
-            if slot.stage() == Stage::Attached {
-                switch::leave(slot, fd, Reason::Option);
-            } else if slot.stage() != Stage::New {
-                meet::settle(slot, Reason::Option);
+        Meaning::NoCompanion(_) => refuse(slot, fd),
+        Meaning::NoCompanionUnlessZero(_) => {
+            // SAFETY: the application's own call.
+            let outcome = Outcome::of(unsafe { real::setsockopt(fd, level, name, value, length) });
+            if outcome == Outcome::Done(0) && anchor::socket_option::<c_int>(fd, level, name) != Some(0) {
+                refuse(slot, fd);
             }
+            return outcome;
         }
     }
     outcome
+}
+
+fn refuse(slot: SlotRef, fd: c_int) {
+    slot.raise(flag::ODD_OPTION);
+    if slot.stage() == Stage::Attached {
+        switch::leave(slot, fd, Reason::Option);
+    } else if slot.stage() != Stage::New {
+        meet::settle(slot, Reason::Option);
+    }
 }
 
 /// SO_ERROR: the kernel's, or the one that a call of ours took from it. Told here, it is told by no other call.
