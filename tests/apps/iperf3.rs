@@ -1,6 +1,6 @@
 //! iperf3: one stream, four, and the reverse direction.
 
-use tandem_tests::apps::each_way;
+use tandem_tests::apps::{each_way, listens};
 use tandem_tests::process::system_program;
 use tandem_tests::{End, Launch, Way};
 
@@ -12,10 +12,7 @@ fn run(test: &str, streams: u64, arguments: &[&str]) {
         let launch =
             Launch::new("iperf3-server", system_program("iperf3")).args(["-s", "-B", "127.0.0.1", "-p", &port, "-J"]);
         let server = field.server(launch).spawn(&field.scratch);
-        let listens = format!(":{:04X} 00000000:0000 0A", field.port);
-        field.wait_for("the server", 10, || {
-            std::fs::read_to_string("/proc/net/tcp").is_ok_and(|text| text.contains(&listens))
-        });
+        field.wait_for("the server", 10, || listens(field.port));
 
         let size = BYTES.to_string();
         let launch = Launch::new("iperf3", system_program("iperf3"));

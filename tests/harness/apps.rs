@@ -15,6 +15,18 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
+/// Whether somebody listens at this port, without a connection that the listener would notice.
+pub fn listens(port: u16) -> bool {
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        let end = format!(":{port:04X}");
+        text.lines().any(|line| {
+            let mut words = line.split_ascii_whitespace().skip(1);
+            words.next().is_some_and(|local| local.ends_with(&end)) && words.nth(1) == Some("0A")
+        })
+    })
+}
+
 /// One way's surroundings.
 pub struct Field {
     pub way: Way,
