@@ -1,5 +1,6 @@
 //! Unmodified programs of Debian, each end preloaded or not, all four ways: same bytes, same exit as natively.
 
+mod explain;
 mod iperf3;
 mod memcached;
 mod nginx_curl;

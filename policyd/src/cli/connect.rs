@@ -5,7 +5,7 @@ use std::io::{Write, stdout};
 use anyhow::{Result, bail};
 
 use super::show::{ask, find, json, print};
-use super::{Explain, Release, RequestFor, Show, Watch};
+use super::{Explain, Release, RequestFor, Show, Subject, Watch, reasons};
 use crate::connection::request::{Spec, Status};
 use crate::connection::{Explanation, NetworkStatus};
 use crate::control::client::Watching;
@@ -65,7 +65,11 @@ pub fn networks(show: &Show) -> Result<()> {
 }
 
 pub fn explain(explain: &Explain) -> Result<()> {
-    let asked = ask(&explain.show, Ask::Explain(OfProcess { pid: explain.pid }))?;
+    let pid = match explain.subject {
+        Subject::Process(pid) => pid,
+        Subject::Connections(address) => return reasons::explain(address, &explain.show),
+    };
+    let asked = ask(&explain.show, Ask::Explain(OfProcess { pid }))?;
     let Answer::Explanation(explanation) = asked else { bail!("policyd answered something else") };
     if explain.show.json { json(&explanation) } else { print(&page(&explanation)) }
 }

@@ -2,13 +2,14 @@
 //!
 //! `run.rs` starts a program under the switch, `program.rs` says whether that can work, `find.rs` knows where the
 //! switch and policyd are installed, `start.rs` sees to it that a policyd is there, `show.rs` prints, `connect.rs` asks for
-//! interfaces, `peer.rs` lists other hosts, `check.rs` says what this host can do.
+//! interfaces, `peer.rs` lists other hosts, `check.rs` says what this host can do, `reasons.rs` why a connection is on TCP.
 
 mod check;
 mod connect;
 mod find;
 mod peer;
 mod program;
+mod reasons;
 mod run;
 mod show;
 mod start;
@@ -44,7 +45,7 @@ enum Command {
     Watch(Watch),
     /// List the configured networks and their interfaces
     Networks(Show),
-    /// Say which interface a process's sockets get, and why
+    /// Say which interface a process's sockets get, or why a connection is on TCP, and what to do about it
     Explain(Explain),
     /// This host's key, and the hosts whose policyds may speak to this one's
     #[command(subcommand)]
@@ -132,9 +133,24 @@ struct Watch {
 
 #[derive(Args)]
 struct Explain {
-    pid: u32,
+    /// A process, or the address of either end of connections, as in 127.0.0.1:6379 or [::1]:6379
+    #[arg(value_name = "PID|ADDRESS:PORT", value_parser = subject)]
+    subject: Subject,
     #[command(flatten)]
     show: Show,
+}
+
+#[derive(Clone, Copy)]
+enum Subject {
+    Process(u32),
+    Connections(std::net::SocketAddr),
+}
+
+fn subject(text: &str) -> Result<Subject, String> {
+    let process = text.parse().map(Subject::Process);
+    process
+        .or_else(|_| text.parse().map(Subject::Connections))
+        .map_err(|_| "give a process by its number, or an address as in 127.0.0.1:6379 or [::1]:6379".to_owned())
 }
 
 #[derive(Args)]
@@ -235,6 +251,14 @@ mod tests {
         let tandem = Tandem::try_parse_from(["tandem", "run", "--", "ls", "--", "x"]).unwrap();
         let Command::Run(run) = tandem.command else { panic!("not run") };
         assert_eq!(run.command, ["ls", "--", "x"]);
+    }
+
+    #[test]
+    fn a_process_or_an_address_is_explained() {
+        assert!(matches!(subject("71"), Ok(Subject::Process(71))));
+        assert!(matches!(subject("127.0.0.1:80"), Ok(Subject::Connections(_))));
+        assert!(matches!(subject("[::1]:80"), Ok(Subject::Connections(_))));
+        assert!(subject("localhost:80").is_err() && subject("127.0.0.1").is_err() && subject("-1").is_err());
     }
 
     #[test]
