@@ -3,7 +3,7 @@
 use crate::row::{ROW, Row};
 
 pub static PYTHON_HTTP_SERVER: Row = Row {
-    once: "mkdir www; seq 1000000 >www/many; printf x >www/one",
+    once: "mkdir www; seq 4000000 >www/many; printf x >www/one",
     servers: &["exec python3 -m http.server $PORT --bind 127.0.0.1 --directory www"],
     client: "exec python3 -B $SOURCES/programs/fetch.py $PORT one many none one many one",
     stop: libc::SIGINT,
