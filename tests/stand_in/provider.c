@@ -27,6 +27,7 @@
 #define MEMORIES 4096
 #define DEPTH 64
 #define PIECE (64u << 10)
+#define RETRIES_NS 30000000ull
 
 /* Past the switch's hooks, which hide our descriptors from everybody else. */
 static struct {
@@ -46,6 +47,7 @@ struct tandem_companion {
     uint64_t cookie, id, peer;
     struct sockaddr_un to;
     bool ready, connected, dead, closing, wants_room;
+    uint64_t dies_at;                                   /* nobody acknowledges any more, which a device finds out by and by */
     struct order orders[DEPTH];
     uint32_t first, count;                              /* still to be sent, or on their way */
     uint64_t sent, acked;                               /* pieces; those that have landed */
@@ -140,7 +142,7 @@ static bool send_orders(struct tandem_companion *companion)
         const uint8_t *from = order->flags & TANDEM_IMMEDIATE ? order->immediate : order->from;
         int error = say(&companion->to, &header, bytes ? from + order->sent : NULL);
         if (error == EAGAIN || error == ENOBUFS) return true;
-        if (error) { die(companion, ETIMEDOUT); return false; }
+        if (error) { companion->dies_at = now_ns() + RETRIES_NS; return true; }
         companion->sent++;
         order->sent += bytes;
         if (!last) continue;
@@ -193,8 +195,8 @@ static bool hear(void)
         lay_down(companion, header, message.bytes);
     } else if (known && header->kind == ACK) {
         acknowledged(companion, header->number);
-    } else if (known && header->kind == NAK) {
-        die(companion, ETIMEDOUT);
+    } else if (known && header->kind == NAK && !companion->dies_at) {
+        companion->dies_at = now_ns() + RETRIES_NS;
     }
     return true;
 }
@@ -218,6 +220,11 @@ static void *work(void *unused)
                 continue;
             }
             if (!companion->connected) continue;
+            if (companion->dies_at && !companion->dead) {
+                if (now_ns() >= companion->dies_at) die(companion, ETIMEDOUT);
+                else soon = true;
+                continue;
+            }
             soon |= send_acknowledgement(companion);
             soon |= send_orders(companion);
         }

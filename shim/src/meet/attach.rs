@@ -17,6 +17,11 @@ pub fn slot_named(named: Named) -> Option<SlotRef> {
     known.is_mine().then_some(known)
 }
 
+/// One whose last descriptor is being closed here: its end is still to be seen to.
+pub fn slot_ending(named: Named) -> Option<SlotRef> {
+    slot::at(named.slot).filter(|slot| slot.generation == named.generation && slot.ends_here())
+}
+
 /// False: not taken, and nothing of it is kept.
 pub fn attach(instance: u64, companion: &Companion, packet: &Packet) -> bool {
     let Some(pair) = pair_of(instance, companion, packet) else { return false };

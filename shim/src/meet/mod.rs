@@ -28,7 +28,7 @@ use crate::slot::{self, SlotRef, Stage, flag};
 use crate::switch::anchor;
 use crate::{family, fd_table, hidden, real, sys, wake};
 pub use addresses::of as addresses_of;
-pub use attach::{slot_named, still_sound};
+pub use attach::{slot_ending, slot_named, still_sound};
 use packet::Arrival;
 
 /// Data calls that have moved bytes before a connection asks for its other end, unless it asks at once. One exchange and the

@@ -60,6 +60,11 @@ impl SlotRef {
         !pending && !self.has(flag::MANY_HOLDERS) && !self.held_elsewhere()
     }
 
+    /// This process has no descriptor of it any more, and is about to end it, which may take a while.
+    pub fn ends_here(&self) -> bool {
+        !self.is_mine() && !self.has(flag::MANY_HOLDERS) && !self.held_elsewhere()
+    }
+
     fn held_elsewhere(&self) -> bool {
         let me = sys::pid();
         self.slot.holders.iter().any(|holder| {

@@ -61,11 +61,14 @@ impl Reader {
     }
 
     /// For a receive that has bytes and room for more: may another look find some? Where one source ends another may go on:
-    /// TCP's rest, then the ring; the ring, then TCP again, once the writer has left it.
+    /// TCP's rest, then the ring; the ring, then TCP again, once the writer has left it. `by_tcp`: it had bytes of TCP, too.
     #[inline]
-    pub fn may_go_on<P: Port>(&self, port: &P) -> bool {
+    pub fn may_go_on<P: Port>(&self, port: &P, by_tcp: bool) -> bool {
         match self.state {
             RState::Rejoin => true,
+            // Nothing says before the record that the writer has left, and that may stand right behind TCP's rest: who has peeked
+            // or asked how much there is was told of the bytes behind it.
+            RState::Ring if self.travels && by_tcp => true,
             RState::Ring if port.load(Word::Left) == self.epoch => true,
             _ => self.readable(port),
         }

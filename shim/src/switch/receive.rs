@@ -278,7 +278,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool, lightly: bool) -> Step {
                     freed |= from == Source::Companion;
                     by_tcp |= from == Source::Tcp;
                 }
-                if n < room && !peek && !side.reader.may_go_on(&conn.inward) {
+                if n < room && !peek && !side.reader.may_go_on(&conn.inward, by_tcp) {
                     break Step::Dry;
                 }
             }
@@ -291,7 +291,9 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool, lightly: bool) -> Step {
     let outcome = match (side.reader.state(), outcome) {
         (RState::Plain, outcome) => {
             settle_reads(conn, &side);
-            if sink.taken == 0 { Step::Kernel } else { outcome }
+            // Behind the last byte that came again the kernel may have more.
+            let more = sink.taken == 0 || !peek && matches!(outcome, Step::Dry);
+            if more { Step::Kernel } else { outcome }
         }
         (_, outcome) => outcome,
     };

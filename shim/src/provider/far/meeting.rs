@@ -12,7 +12,7 @@ use tandem_provider::{Address, Blob, Companion};
 use super::dispatch::{self, Seen};
 use super::domains::{Domains, Place};
 use super::layout::{self, Endpoint};
-use super::{Far, told, words};
+use super::{Far, identity, told, words};
 use crate::slot::{SlotRef, Stage, flag};
 use crate::stream::{Port, Word};
 use crate::switch::{self, anchor};
@@ -288,6 +288,7 @@ impl Far {
         unsafe { self.records(number).write_bytes(0, layout::RECORDS) };
         conn.host.store(name.host, Ordering::Relaxed);
         conn.id.store(name.id, Ordering::Relaxed);
+        conn.slot.store(identity(slot), Ordering::Relaxed);
         conn.role.store(u32::from(role), Ordering::Relaxed);
         for word in [&conn.ask, &conn.void, &conn.asked_at, &conn.left, &conn.full_since] {
             word.store(0, Ordering::Relaxed);
@@ -309,7 +310,9 @@ impl Far {
         let Some(meeting) = book.at(number) else { return };
         let news = conn.told.swap(0, Ordering::AcqRel);
         meeting.known |= news;
-        let slot = meet::slot_named(meeting.slot);
+        let own = meet::slot_named(meeting.slot);
+        // While its close waits until all has arrived the connection is nobody else's.
+        let slot = own.or_else(|| meet::slot_ending(meeting.slot));
         if !meeting.ended && (meeting.known & told::SLOT_GONE != 0 || slot.is_none()) {
             meeting.ended = true;
             if meeting.instance == meet::instance() {
@@ -340,7 +343,7 @@ impl Far {
             self.push(number);
         }
         self.say_words(book, number, slot, say);
-        while self.go_on(book, number, slot, say) {}
+        while self.go_on(book, number, own, say) {}
     }
 
     /// True: there may be more to do at once.

@@ -76,6 +76,8 @@ struct Conn {
     host: AtomicU32,
     id: AtomicU64,
     role: AtomicU32,
+    /// Whose it is: see [`identity`].
+    slot: AtomicU64,
     /// Distinguishes it from those that had its number before.
     serial: AtomicU32,
     /// Puts may be made there; null before and afterwards.
@@ -253,6 +255,10 @@ pub fn without_thread<R>(call: impl FnOnce() -> R) -> R {
     result
 }
 
+fn identity(slot: SlotRef) -> u64 {
+    u64::from(slot.index) << 32 | u64::from(slot.generation)
+}
+
 impl Far {
     #[cold]
     #[inline(never)]
@@ -306,7 +312,9 @@ impl Far {
 
     /// The application's last descriptor of a connection is about to go.
     pub fn slot_ended(&self, slot: SlotRef) {
-        if let Some(conn) = self.conn(slot.conn.load(Ordering::Relaxed)).filter(|_| self.is_ours()) {
+        // One whose companion came to nothing still has its number, which may be another's by now.
+        let its = |conn: &&Conn| self.is_ours() && conn.slot.load(Ordering::Relaxed) == identity(slot);
+        if let Some(conn) = self.conn(slot.conn.load(Ordering::Relaxed)).filter(its) {
             self.tell(conn, told::SLOT_GONE);
             self.tend();
         }
