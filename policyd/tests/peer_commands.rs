@@ -132,9 +132,10 @@ fn check_names_what_is_missing_and_the_remedy() {
     }
     assert!(of(&first, "RDMA device")["found"].as_str().unwrap().contains("10.77.0.1 by rxe0"));
     assert!(of(&first, "peer")["found"].as_str().unwrap().contains("b: up"));
-    // Without a provider here it can't be done between hosts, and that is what this host is set up for.
-    assert_eq!(of(&first, "verbs provider")["ok"], false);
-    assert_eq!(tandem(&hosts[0], &arguments).status.code(), Some(1));
+    // Without a provider here it can't be done between hosts, and that is what this host is set up for. (One may have been built.)
+    let built = std::path::Path::new(TANDEM).with_file_name("libtandem_rdma.so").exists();
+    assert_eq!(of(&first, "verbs provider")["ok"], built, "{first}");
+    assert!(built || tandem(&hosts[0], &arguments).status.code() == Some(1));
     hosts[0].serve(&[]);
     let second = report();
     let table = of(&second, "policyd's table");

@@ -16,7 +16,7 @@ pub static REDIS: Row = Row {
         cli flushall
         redis-benchmark -p $PORT -n 20000 -c 20 -P 4 -t set,get,lpush,lrange_100,mset --csv | cut -d, -f1 &
         load=$!
-        cli bgsave
+        until cli bgsave | grep -q started; do sleep 0.1; done
         wait $load
         cli debug populate 20000 key 300
         cli bgrewriteaof
