@@ -65,7 +65,8 @@ impl Reader {
     #[inline]
     pub fn may_go_on<P: Port>(&self, port: &P, by_tcp: bool) -> bool {
         match self.state {
-            RState::Rejoin => true,
+            // In `Plain`: behind the last byte that came again TCP may have more, and nobody else reads it before this call is done.
+            RState::Rejoin | RState::Plain => true,
             // Nothing says before the record that the writer has left, and that may stand right behind TCP's rest: who has peeked
             // or asked how much there is was told of the bytes behind it.
             RState::Ring if self.travels && by_tcp => true,

@@ -291,9 +291,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool, lightly: bool) -> Step {
     let outcome = match (side.reader.state(), outcome) {
         (RState::Plain, outcome) => {
             settle_reads(conn, &side);
-            // Behind the last byte that came again the kernel may have more.
-            let more = sink.taken == 0 || !peek && matches!(outcome, Step::Dry);
-            if more { Step::Kernel } else { outcome }
+            if sink.taken == 0 { Step::Kernel } else { outcome }
         }
         (_, outcome) => outcome,
     };
