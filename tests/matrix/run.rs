@@ -146,11 +146,29 @@ fn normal(outcome: Outcome, scratch: &Scratch, ports: &[u16; 3]) -> Outcome {
     let plain = |bytes: Vec<u8>| {
         let mut text = String::from_utf8_lossy(&bytes).replace(&*scratch.path().to_string_lossy(), "$DIRECTORY");
         for (variable, port) in PORTS.iter().zip(ports) {
-            text = text.replace(&port.to_string(), &format!("${variable}"));
+            text = with_name(&text, &port.to_string(), &format!("${variable}"));
         }
         text.into_bytes()
     };
     Outcome { end: outcome.end, stdout: plain(outcome.stdout), stderr: plain(outcome.stderr) }
+}
+
+/// A number by its name, where it stands by itself: a digest may have the same digits.
+fn with_name(text: &str, number: &str, name: &str) -> String {
+    let mut parts = text.split(number);
+    let mut named = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let inside = named.ends_with(char::is_alphanumeric) || part.starts_with(char::is_alphanumeric);
+        named.push_str(if inside { number } else { name });
+        named.push_str(part);
+    }
+    named
+}
+
+#[test]
+fn numbers_by_themselves_are_named() {
+    assert_eq!(with_name("at :22586, 22586", "22586", "$PORT"), "at :$PORT, $PORT");
+    assert_eq!(with_name("b52258617 22586a x22586", "22586", "$PORT"), "b52258617 22586a x22586");
 }
 
 impl Seen {
