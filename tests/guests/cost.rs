@@ -5,11 +5,12 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use tandem_tests::artifacts::artifacts;
 use tandem_tests::host::{self, Host};
 use tandem_tests::patience::within;
 use tandem_tests::policyd::Row;
 use tandem_tests::{End, Launch, Policyd, Proof, Running, Scratch, programs};
+
+use crate::verbs::new_key;
 
 /// A guest on a busy host is slow.
 const LONG: Duration = Duration::from_secs(240);
@@ -30,14 +31,7 @@ impl Alone {
     fn start() -> Self {
         let host = host::one();
         let folders = [0, 1].map(|_| Scratch::new());
-        let keys = folders.each_ref().map(|folder| {
-            folder.write("policyd.toml", "");
-            let mut key = Command::new(&artifacts().command);
-            let output = key.args(["peer", "key", "--config"]).arg(folder.file("policyd.toml")).output();
-            let output = output.expect("tandem peer key");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        });
+        let keys = folders.each_ref().map(new_key);
         let policyds = [0, 1].map(|at: usize| {
             let (address, own, other) = (&host.address, PORTS[at], PORTS[1 - at]);
             let config = format!(

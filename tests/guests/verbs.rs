@@ -35,14 +35,7 @@ impl Between {
         let hosts = host::namespaces();
         let scratch = Scratch::new();
         let folders = [0, 1].map(|_| Scratch::new());
-        let keys = folders.each_ref().map(|folder| {
-            folder.write("policyd.toml", "");
-            let mut key = Command::new(&artifacts().command);
-            let output = key.args(["peer", "key", "--config"]).arg(folder.file("policyd.toml")).output();
-            let output = output.expect("tandem peer key");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        });
+        let keys = folders.each_ref().map(new_key);
         let policyds = [0, 1].map(|at: usize| {
             let (own, other) = (&hosts[at].address, &hosts[1 - at].address);
             let config = format!(
@@ -116,6 +109,17 @@ impl Between {
     pub fn witness(&self) -> String {
         self.policyds.each_ref().map(|policyd| policyd.status().witness()).join("; ")
     }
+}
+
+/// Makes a key in a folder; the public one.
+#[track_caller]
+pub fn new_key(folder: &Scratch) -> String {
+    folder.write("policyd.toml", "");
+    let mut key = Command::new(&artifacts().command);
+    let output = key.args(["peer", "key", "--config"]).arg(folder.file("policyd.toml")).output();
+    let output = output.expect("tandem peer key");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 #[track_caller]
