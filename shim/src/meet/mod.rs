@@ -101,9 +101,9 @@ fn count(slot: SlotRef, fd: RawFd) {
 
 fn awaits(slot: SlotRef, calls: u32) {
     match () {
-        // Whoever has talked so long with nobody answering pays little for it, and soon nothing any more.
         // The other end is known, and the way there is being made: see `collect`.
         () if slot.has(flag::FAR) => probe(),
+        // Whoever has talked so long with nobody answering pays little for it, and soon nothing any more.
         () if calls >= ENOUGH && !calls.is_multiple_of(SELDOM) => {}
         () if calls >= ENOUGH && waited_enough(slot) => settle(slot, Reason::PeerAbsent),
         () => probe(),
