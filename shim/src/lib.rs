@@ -31,6 +31,7 @@ mod family;
 mod hidden;
 mod lock;
 mod log;
+mod quota;
 mod signals;
 mod slot;
 mod sys;

@@ -94,20 +94,26 @@ pub fn process_alive(pid: u32) -> bool {
 fn is_zombie(pid: u32) -> bool {
     let mut path = [0u8; 32];
     let Some(path) = proc_stat_path(pid, &mut path) else { return false };
+    let mut text = [0u8; 256];
+    let text = read_file(path, &mut text).unwrap_or(&[]);
+    // "pid (any (name)) STATE …"
+    let state = text.iter().rposition(|&b| b == b')').and_then(|at| text.get(at + 2));
+    matches!(state, Some(b'Z' | b'X'))
+}
+
+/// The beginning of a file of the kernel's, which gives as much as there is room for at once. `None`: not to be had.
+pub fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     // SAFETY: raw calls (the hooks are not passed) on a path that ends in NUL and a buffer of the stated length.
-    unsafe {
+    let n = unsafe {
         let fd = raw!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) as c_int;
         if fd < 0 {
-            return false;
+            return None;
         }
-        let mut text = [0u8; 256];
-        let n = raw!(libc::SYS_read, fd, text.as_mut_ptr(), text.len());
+        let n = raw!(libc::SYS_read, fd, buffer.as_mut_ptr(), buffer.len());
         raw!(libc::SYS_close, fd);
-        let text = text.get(..usize::try_from(n).unwrap_or(0)).unwrap_or(&[]);
-        // "pid (any (name)) STATE …"
-        let state = text.iter().rposition(|&b| b == b')').and_then(|at| text.get(at + 2));
-        matches!(state, Some(b'Z' | b'X'))
-    }
+        n
+    };
+    buffer.get(..usize::try_from(n).ok()?)
 }
 
 fn proc_stat_path(pid: u32, buffer: &mut [u8; 32]) -> Option<&CStr> {

@@ -14,7 +14,7 @@ use super::set::{Inner, Set};
 use crate::provider::local::Pair;
 use crate::slot::{SlotRef, flag};
 use crate::stream::mail;
-use crate::switch::Conn;
+use crate::switch::{Conn, receive};
 
 /// The entries of one set whose connections are with one peer process.
 struct News {
@@ -219,6 +219,12 @@ impl Inner {
             || set.mail.any()
             || self.due.has_news()
             || self.due.shared > 0 && self.adopted.iter().any(|entry| entry.shared && changed(entry))
+    }
+
+    /// Bytes that stand in the rings of all entries.
+    pub fn backlog(&self) -> u64 {
+        let unread = |conn: &Conn| receive::produced(conn).saturating_sub(conn.slot.delivered());
+        self.adopted.iter().map(|entry| unread(&entry.conn)).sum()
     }
 }
 

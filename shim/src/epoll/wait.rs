@@ -14,6 +14,7 @@ use crate::provider::far;
 use crate::slot::flag;
 use crate::switch::ready;
 use crate::switch::sleep::{self, Standing, Way};
+use crate::switch::spin;
 use crate::wake::Wake;
 use crate::{meet, real, sys};
 
@@ -53,7 +54,7 @@ pub unsafe fn wait(
         let spins = !spun
             && set.sleepers.load(Ordering::Relaxed) == 0
             && set.nests.load(Ordering::Relaxed) == 0
-            && sleep::inclined();
+            && spin::inclined();
         spun = true;
         nested::settle(set);
         let found = gather(set, epfd, out, mask, spins || left == Some(0));
@@ -69,7 +70,8 @@ pub unsafe fn wait(
             far::glance();
             set.lock().is_none_or(|inner| inner.stirred(set))
         };
-        if spins && sleep::spin(stirs) {
+        let backlog = || set.lock().map_or(0, |inner| inner.backlog());
+        if spins && spin::spin(stirs, backlog) {
             continue;
         }
         if !whole {

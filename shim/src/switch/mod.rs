@@ -1,7 +1,7 @@
 //! The switch: decides, call by call, what carries a connection that has a companion.
 //!
 //! `far` is what is different between hosts. `send` and `receive` are the two directions' data paths, `sink` a call's places, `ready` says what poll and epoll shall be told, `sleep` is
-//! how a blocking call waits, `watch` is poll and select, `anchor` is the kernel's socket. Here are the connection's context and what moves it
+//! how a blocking call waits, `spin` what it tries before, `watch` is poll and select, `anchor` is the kernel's socket. Here are the connection's context and what moves it
 //! between kernel and companion.
 //!
 //! A direction has a *phase*. `IN_KERNEL`: calls go to the kernel, counted (`kernel_sends`, `kernel_reads`) while they are
@@ -18,6 +18,7 @@ mod restartable;
 pub mod send;
 mod sink;
 pub mod sleep;
+pub mod spin;
 pub mod watch;
 
 use std::os::fd::RawFd;

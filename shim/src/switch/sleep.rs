@@ -1,18 +1,18 @@
 //! How a blocking call waits: for the ring's other end, for TCP, for its time-out, for a signal.
 //!
-//! A wait first spins, where a second core is free for it and spinning has paid of late; then it sleeps in one ppoll on
+//! A wait first spins (`spin`), where that has paid of late; then it sleeps in one ppoll on
 //! {anchor, own wake, wake 0}. The order that keeps a wake from being lost is in `wake`.
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use libc::{c_short, pollfd};
 use tandem_protocol::Reason;
 
 use super::anchor::FinalWord;
 use super::restartable::{self, Slept};
-use super::{Conn, anchor, far, receive, send};
+use super::{Conn, anchor, far, receive, send, spin};
 use crate::calls::lifecycle;
 use crate::provider::local::WAKE0;
 use crate::signals::{self, AfterSignal};
@@ -400,81 +400,30 @@ pub fn out_events(conn: &Conn) -> c_short {
     if known { 0 } else { libc::POLLRDHUP }
 }
 
-/// Spins, if it is worth trying, on what the other end will store: no lock, no call. True: there is something.
+/// Spins, if it is worth trying, on what the other end will store: no lock. True: there is something.
 fn spun_for(conn: &Conn, way: Way) -> bool {
-    if !inclined() {
+    if !spin::inclined() {
         return false;
     }
     match way {
         Way::In => {
             let delivered = conn.slot.delivered();
+            let there = || receive::produced(conn).saturating_sub(delivered);
             // An orderly end is told by its word, too.
-            spin(|| {
+            let ready = || {
                 far::glance(conn);
-                receive::produced(conn) > delivered || conn.inward.load_final()
-            })
+                there() > 0 || conn.inward.load_final()
+            };
+            spin::spin(ready, there)
         }
         Way::Out => {
             let before = conn.out.load(Word::Consumed);
-            spin(|| {
+            let moved = || conn.out.load(Word::Consumed).wrapping_sub(before);
+            let ready = || {
                 far::glance(conn);
-                conn.out.load(Word::Consumed) != before
-            })
+                moved() != 0
+            };
+            spin::spin(ready, moved)
         }
     }
-}
-
-/// Spinning is worth its while for about what a sleep and a wake cost.
-const SPIN_NS: u64 = 40_000;
-const LOOKS_A_CLOCK: u32 = 32;
-/// How well spinning did of late: above zero it is tried, below now and then.
-static CREDIT: AtomicI32 = AtomicI32::new(8);
-static SKIPPED: AtomicU32 = AtomicU32::new(0);
-const MOST_CREDIT: i32 = 16;
-const RETRY_AFTER: u32 = 64;
-
-/// Whether to spin at all this time.
-pub fn inclined() -> bool {
-    processors() >= 2
-        && (CREDIT.load(Ordering::Relaxed) > 0 || SKIPPED.fetch_add(1, Ordering::Relaxed).is_multiple_of(RETRY_AFTER))
-}
-
-/// True as soon as `ready` is; false when spinning did not help.
-pub fn spin(ready: impl Fn() -> bool) -> bool {
-    // The time is asked for when the first looks were in vain.
-    let mut end = None;
-    loop {
-        for _ in 0..LOOKS_A_CLOCK {
-            if ready() {
-                let credit = CREDIT.load(Ordering::Relaxed);
-                if credit < MOST_CREDIT {
-                    CREDIT.store((credit + 2).clamp(1, MOST_CREDIT), Ordering::Relaxed);
-                }
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        let now = sys::now_ns();
-        if now >= *end.get_or_insert(now + SPIN_NS) {
-            let credit = CREDIT.load(Ordering::Relaxed);
-            CREDIT.store((credit - 1).max(-1), Ordering::Relaxed);
-            return false;
-        }
-    }
-}
-
-/// Processors this process may run on, asked once.
-fn processors() -> u32 {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let known = COUNT.load(Ordering::Relaxed);
-    if known != 0 {
-        return known;
-    }
-    // SAFETY: an all-zero set is valid, and has the stated size.
-    let count = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) != 0 { 1 } else { libc::CPU_COUNT(&set) }
-    };
-    COUNT.store(count.max(1) as u32, Ordering::Relaxed);
-    count.max(1) as u32
 }

@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering;
 
 use libc::{c_int, c_short, c_ulong, fd_set, nfds_t, pollfd, sigset_t};
 
-use super::sleep::{self, Borrowed, Standing, Way, stand};
+use super::sleep::{Borrowed, Standing, Way, stand};
 use smallvec::SmallVec;
 
-use super::{Conn, anchor, far, ready, receive, send};
+use super::{Conn, anchor, far, ready, receive, send, spin};
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::provider::local::WAKE0;
@@ -309,12 +309,12 @@ impl Round {
     /// Spins while only rings are waited for in vain: the kernel's descriptors are looked at when it ends.
     fn spin(&self) -> bool {
         let marks: SmallVec<[_; FEW]> = self.switched().map(|(conn, _)| (*conn, conn.slot.delivered())).collect();
-        !marks.is_empty()
-            && sleep::inclined()
-            && sleep::spin(|| {
-                marks.iter().take(1).for_each(|(conn, _)| far::glance(conn));
-                marks.iter().any(|(conn, delivered)| receive::produced(conn) > *delivered)
-            })
+        let there = || marks.iter().map(|(conn, delivered)| receive::produced(conn).saturating_sub(*delivered)).sum();
+        let ready = || {
+            marks.iter().take(1).for_each(|(conn, _)| far::glance(conn));
+            marks.iter().any(|(conn, delivered)| receive::produced(conn) > *delivered)
+        };
+        !marks.is_empty() && spin::inclined() && spin::spin(ready, there)
     }
 
     fn rest(&mut self, left: Option<u64>, mask: *const sigset_t) -> Result<(), c_int> {
