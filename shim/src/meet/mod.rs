@@ -38,6 +38,8 @@ const CALLS: u32 = 3;
 const ENOUGH: u32 = 2_000;
 /// It looks once in so many calls from then on.
 const SELDOM: u32 = 64;
+/// But so long in any case: a stream's sender makes those calls in 2 ms, when its receiver may not have come to read yet.
+const LEAST_NS: u64 = 100_000_000;
 /// And how long it waits at most for a policyd that has not read its meet.
 const ENOUGH_NS: u64 = 1_000_000_000;
 /// After policyd could not be reached, how long nobody tries again.
@@ -112,9 +114,9 @@ fn awaits(slot: SlotRef, calls: u32) {
 
 /// policyd has heard of the connection by now, and knows no other end; or it gets so little of the processor that it will not.
 fn waited_enough(slot: SlotRef) -> bool {
+    let waited = sys::tick_ns().saturating_sub(slot.asked_at.load(Ordering::Relaxed));
     let channel = CHANNEL.load(Ordering::Acquire);
-    packet::all_read(channel) && packet::is_quiet(channel)
-        || sys::tick_ns().saturating_sub(slot.asked_at.load(Ordering::Relaxed)) >= ENOUGH_NS
+    waited >= ENOUGH_NS || waited >= LEAST_NS && packet::all_read(channel) && packet::is_quiet(channel)
 }
 
 /// The connection is there: its row appears. The kernel is asked for nothing: it may be over in a moment.
