@@ -79,11 +79,10 @@ mod tests {
     use super::*;
     use std::ffi::CString;
     use std::fs;
-    use std::path::PathBuf;
 
     /// Files of a control group's, and what they come to.
     fn of(name: &str, files: &[(&str, &str)]) -> Option<u64> {
-        let root = PathBuf::from(std::env::temp_dir()).join(format!("tandem-quota-{}-{name}", std::process::id()));
+        let root = std::env::temp_dir().join(format!("tandem-quota-{}-{name}", std::process::id()));
         for (file, text) in files {
             let file = root.join(file);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
