@@ -75,11 +75,14 @@ macro_rules! real_functions {
             )*
         }
 
-        /// Whether this libc has the symbol.
+        /// Whether this libc has the symbol: known since start-up.
         pub mod present {
             use super::*;
             $(pub fn $name() -> bool {
-                let real = lookup(name_of!($name));
+                let mut real = pointers::$name.load(Ordering::Relaxed);
+                if real == resolvers::$name as *mut c_void {
+                    real = lookup(name_of!($name));
+                }
                 real != missing as *mut c_void && real != missing_number as *mut c_void
             })*
         }

@@ -193,10 +193,12 @@ fn drain(fd: RawFd) {
 /// A forked child owns no wake: the parent's descriptors are inherited, but a signal on them is the parent's.
 pub fn after_fork_in_child() {
     for (at, mine) in MINE.iter().enumerate() {
-        if let fd @ 1.. = mine.swap(0, Ordering::Relaxed) {
+        // Stored to only where it must be: the pages are the parent's until then.
+        if let fd @ 1.. = mine.load(Ordering::Relaxed) {
+            mine.store(0, Ordering::Relaxed);
             hidden::close(fd - 1);
         }
-        if let Some(word) = FREE.get(at / 64) {
+        if let Some(word) = FREE.get(at / 64).filter(|word| word.load(Ordering::Relaxed) != 0) {
             word.store(0, Ordering::Relaxed);
         }
     }

@@ -220,3 +220,26 @@ fn pass_through_system_calls() {
     }
     proof.print();
 }
+
+/// Memory of a forked child that it only reads or copies costs a page fault a page: a server that forks for each connection
+/// pays them each time.
+#[test]
+fn a_forked_child_has_few_page_faults_more() {
+    const TEST: &str = "a_forked_child_has_few_page_faults_more";
+    /// Code, tables and memory of the switch's that a connection's whole life touches.
+    const MOST: i64 = 90;
+    let mut proof = Proof::new(TEST);
+    let policyd = Policyd::start();
+    let scratch = Scratch::new();
+    let faults = |policyd: Option<&Policyd>| -> i64 {
+        let launch = Launch::new("forks", program("forks")).arg("100").preload(policyd);
+        let outcome = launch.run(&scratch, Duration::from_secs(120)).succeeded();
+        let text = outcome.text();
+        let number = text.split_whitespace().find_map(|word| word.parse().ok());
+        number.unwrap_or_else(|| panic!("no number of page faults in {text}"))
+    };
+    let (native, preloaded) = (faults(None), faults(policyd.as_ref()));
+    proof.fact(format!("a child has {native} page faults natively, {preloaded} preloaded"));
+    proof.print();
+    assert!(preloaded - native <= MOST, "{native} page faults a child natively, {preloaded} preloaded");
+}

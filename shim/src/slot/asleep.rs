@@ -145,9 +145,10 @@ impl SlotRef {
     }
 }
 
-/// The child has none of those threads: it does not hold what they keep.
-pub fn after_fork_in_child(mut forget: impl FnMut(u32)) {
-    for (index, (asleep, kept)) in ASLEEP.iter().zip(&KEPT).enumerate() {
+/// The child has none of those threads: it does not hold what they keep. `used`: so many slots have ever been in use (to look
+/// at all would cost a page fault a page).
+pub fn after_fork_in_child(used: usize, mut forget: impl FnMut(u32)) {
+    for (index, (asleep, kept)) in ASLEEP.iter().zip(&KEPT).enumerate().take(used) {
         if asleep.load(Ordering::Relaxed) != 0 {
             asleep.store(0, Ordering::Relaxed);
         }

@@ -213,17 +213,21 @@ pub fn of(fd: RawFd) -> Option<SlotRef> {
 
 /// A forked child: what only its parent's threads keep open it has no descriptor of.
 pub fn after_fork_in_child() {
-    asleep::after_fork_in_child(|index| {
+    asleep::after_fork_in_child(used() as usize, |index| {
         if let Some(count) = DESCRIPTORS.get(index as usize) {
             count.store(0, Ordering::Relaxed);
         }
     });
 }
 
+/// Slots that have ever been in use are the first so many.
+fn used() -> u32 {
+    family::existing().map_or(0, |family| family.shared.slots_used.load(Ordering::Acquire))
+}
+
 /// Every live slot that this process has a descriptor of.
 pub fn mine() -> impl Iterator<Item = SlotRef> {
-    let used = family::existing().map_or(0, |f| f.shared.slots_used.load(Ordering::Acquire));
-    (0..used).filter(|&i| DESCRIPTORS.get(i as usize).is_some_and(|d| d.load(Ordering::Relaxed) > 0)).filter_map(at)
+    (0..used()).filter(|&i| DESCRIPTORS.get(i as usize).is_some_and(|d| d.load(Ordering::Relaxed) > 0)).filter_map(at)
 }
 
 impl Slot {
