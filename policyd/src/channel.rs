@@ -128,11 +128,15 @@ impl Channel {
         let id = speaker.id;
         let outgoing = async {
             while let Some(packet) = outgoing.next().await {
+                let to_sleepers = matches!(packet.message, Message::Drain(_));
                 if !Box::pin(self.pass_on(packet)).await {
                     break;
                 }
                 if let Some(family) = outgoing.family() {
                     family.bump_mail();
+                }
+                if to_sleepers {
+                    self.shared.broker.borrow().ring(id);
                 }
                 self.shared.broker.borrow_mut().client_has_room(id);
             }

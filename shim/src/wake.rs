@@ -147,6 +147,13 @@ pub fn rouse(id: u32) {
     }
 }
 
+/// It would end every sleep at once until somebody has looked.
+pub fn is_rung() -> bool {
+    let mut entry = libc::pollfd { fd: WAKE0.load(Ordering::Acquire), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry of this frame, no waiting.
+    unsafe { real::poll(&mut entry, 1, 0) > 0 }
+}
+
 /// Somebody rang wake 0, not knowing which of us to wake: everybody who sleeps looks.
 pub fn rouse_all() {
     if let fd @ 0.. = WAKE0.load(Ordering::Acquire) {

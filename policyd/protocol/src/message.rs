@@ -17,8 +17,10 @@ use crate::assignment::{self, InterfaceName, NetworkName};
 use crate::reason::Reason;
 use crate::{PROTOCOL_VERSION, message::Message::*};
 
+mod drain;
 mod far;
 
+pub use drain::Drain;
 pub use far::{Blob, FarCompanion, FarRef, Word, WordKind};
 
 /// No message is longer.
@@ -102,6 +104,8 @@ pub enum Message {
     /// Policyd, to who has companions with that host: whether messages reach it. What is said while they don't is said when
     /// they do again.
     PeerLink { host: u32, up: bool },
+    /// Policyd: these companions are to go back to TCP. It also rings the process's wake0, so that who sleeps hears of it.
+    Drain(Drain),
 }
 
 /// A switch's own name for one TCP socket.
@@ -207,6 +211,7 @@ impl Message {
             FarGone { .. } => 0x8a,
             FarTrouble { .. } => 0x8b,
             PeerLink { .. } => 0x8c,
+            Drain(_) => 0x8d,
         }
     }
 
@@ -279,6 +284,12 @@ impl Message {
                 w.u32(host);
                 w.bytes(&[up.into()]);
             }
+            Drain(drain) => {
+                let (code, number, cookie) = drain.parts();
+                w.bytes(&[code]);
+                w.u32(number);
+                w.u64(cookie);
+            }
         }
         w.at
     }
@@ -330,6 +341,7 @@ impl Message {
             0x8a => FarGone { far: r.far()?, reason: r.reason()? },
             0x8b => FarTrouble { far: r.far()?, reason: r.reason()? },
             0x8c => PeerLink { host: r.u32()?, up: r.flag()? },
+            0x8d => Drain(r.drain()?),
             kind => return Err(Malformed::Kind(kind)),
         };
         if r.rest.is_empty() { Ok(message) } else { Err(Malformed::Length) }
@@ -468,6 +480,11 @@ impl Reader<'_> {
     fn word(&mut self) -> Result<crate::message::Word, Malformed> {
         let kind = WordKind::from_code(self.u8()?).ok_or(Malformed::Value)?;
         Ok(crate::message::Word { kind, writer: self.role()?, epoch: self.u64()? })
+    }
+
+    fn drain(&mut self) -> Result<crate::message::Drain, Malformed> {
+        let (code, number, cookie) = (self.u8()?, self.u32()?, self.u64()?);
+        crate::message::Drain::of_parts(code, number, cookie).ok_or(Malformed::Value)
     }
 
     fn addresses(&mut self) -> Result<Addresses, Malformed> {

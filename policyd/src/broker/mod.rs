@@ -2,7 +2,7 @@
 //!
 //! `claims.rs` keeps meets until the other end's comes, `proof.rs` asks the kernel whether a claim is true, `pairs.rs`
 //! makes the memory between two processes and hands out its conns, `addresses.rs` knows which addresses are this host's,
-//! `far/` meets the ends of connections with other hosts, by their policyds.
+//! `drain.rs` sends connections back to TCP, `far/` meets the ends of connections with other hosts, by their policyds.
 //!
 //! ```text
 //! Meet ──> parked ──(mirror comes)──> both proven ──> Companion to both
@@ -15,6 +15,7 @@
 mod addresses;
 mod claims;
 mod client;
+mod drain;
 pub mod far;
 mod matching;
 mod outbox;
@@ -39,6 +40,7 @@ use far::Far;
 use pairs::Pairs;
 
 pub use client::Admission;
+pub use drain::Drained;
 pub use outbox::{Inbox, Outgoing, queue};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

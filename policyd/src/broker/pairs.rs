@@ -122,6 +122,13 @@ impl Pairs {
         }
     }
 
+    /// The pairs that a process has, and with whom.
+    pub fn partners(&self, client: ClientId) -> Vec<(u32, ClientId)> {
+        let numbers = self.by_client.get(&client).into_iter().flatten();
+        let pairs = numbers.filter_map(|number| Some((*number, self.all.get(number)?.clients)));
+        pairs.map(|(number, [one, other])| (number, if one == client { other } else { one })).collect()
+    }
+
     pub fn count(&self, seen: impl Fn(ClientId) -> bool) -> usize {
         self.all.values().filter(|pair| pair.clients.iter().any(|&id| seen(id))).count()
     }

@@ -2,10 +2,11 @@
 //!
 //! `run.rs` starts a program under the switch, `program.rs` says whether that can work, `find.rs` knows where the
 //! switch and policyd are installed, `start.rs` sees to it that a policyd is there, `show.rs` prints, `connect.rs` asks for
-//! interfaces, `peer.rs` lists other hosts, `check.rs` says what this host can do, `reasons.rs` why a connection is on TCP.
+//! interfaces, `drain.rs` sends connections back to TCP, `peer.rs` lists other hosts, `check.rs` says what this host can do, `reasons.rs` why a connection is on TCP.
 
 mod check;
 mod connect;
+mod drain;
 mod find;
 mod peer;
 mod program;
@@ -47,6 +48,8 @@ enum Command {
     Networks(Show),
     /// Say which interface a process's sockets get, or why a connection is on TCP, and what to do about it
     Explain(Explain),
+    /// Send a process's connections, or those with an address, back to TCP, and keep the process's next ones there
+    Drain(Drain),
     /// This host's key, and the hosts whose policyds may speak to this one's
     #[command(subcommand)]
     Peer(peer::Peers),
@@ -140,6 +143,21 @@ struct Explain {
     show: Show,
 }
 
+#[derive(Args)]
+struct Drain {
+    /// Processes, or addresses of either end of connections, as in 127.0.0.1:6379 or [::1]:6379
+    #[arg(value_name = "PID|ADDRESS:PORT", value_parser = subject, required = true)]
+    subjects: Vec<Subject>,
+    /// Let what the process connects from now on be carried again; what was drained stays on TCP
+    #[arg(long)]
+    undo: bool,
+    /// How long connections may take, if their program makes no call
+    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    wait: u64,
+    #[command(flatten)]
+    show: Show,
+}
+
 #[derive(Clone, Copy)]
 enum Subject {
     Process(u32),
@@ -211,6 +229,7 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
             Command::Watch(watch) => connect::watch(&watch),
             Command::Networks(show) => connect::networks(&show),
             Command::Explain(explain) => connect::explain(&explain),
+            Command::Drain(drain) => drain::drain(&drain),
             Command::Peer(peers) => peer::main(&peers),
             Command::Check(check) => match check::check(&check) {
                 Ok(true) => Ok(()),

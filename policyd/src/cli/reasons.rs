@@ -33,7 +33,7 @@ pub fn explain(address: SocketAddr, show: &Show) -> Result<()> {
     if show.json { json(&all) } else { print(&all.iter().map(page).collect::<String>()) }
 }
 
-fn has(row: &SsRow, address: SocketAddr) -> bool {
+pub fn has(row: &SsRow, address: SocketAddr) -> bool {
     [&row.local, &row.remote].into_iter().any(|shown| shown.parse() == Ok(address))
 }
 
@@ -129,7 +129,7 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
             "it went back to TCP: it was handed on, closing, or its provider failed",
             "none for this connection; the switch's log (--log debug=FILE) says what happened",
         ),
-        Reason::Drained => ("it was drained", "connect anew"),
+        Reason::Drained => ("it, or its process, was drained", "tandem drain --undo PID, then connect anew"),
         Reason::PeerGone => ("the other end's process is gone", "none"),
         Reason::Closed => ("it was closed before it was carried", "none"),
         Reason::NoSlot => ("the program has more connections than the switch has room for", "run several processes"),

@@ -26,6 +26,8 @@
 //! <- {"version":1,"released":{"id":3,…,"state":"disconnected","reason":"released",…}}
 //! -> {"version":1,"request":{"explain":{"pid":71}}}
 //! <- {"version":1,"explanation":{"pid":71,"interface":"eth1","why":"request 3 (connected: by eth1)",…}}
+//! -> {"version":1,"request":{"drain":{"pid":71}}}
+//! <- {"version":1,"draining":{"switches":2}}
 //! -> {"version":1,"request":"peers"}
 //! <- {"version":1,"peers":{"public_key":"…","listen":"10.0.0.1:7470","served":[{"address":"10.0.0.1","device":"rxe0",
 //!        "port":1}],"peers":[{"name":"east","up":true,"seconds":71,"companions":3,"served":["10.0.0.2"],…}],…}}
@@ -46,6 +48,7 @@
 //! | `watch` | what becomes of one request, or without `id` of all; the connection takes no other question then. A reader that is far behind is told `"missed"`, and `requests` anew |
 //! | `prepare` | may a program have this `network` or `interface`, and let it be ready at once |
 //! | `explain` | which interface a process's sockets get, and why |
+//! | `drain` | a process's connections (`pid`), or those with an `address` at either end, go back to TCP; what the process connects later stays there, until `undo`. Answered when the switches have been told: `ss` says what has become of it |
 //! | `peers` | other hosts' policyds: their links, served addresses, companions; for root and policyd's own user |
 //! | `reload` | the configuration is read again; an error says what is wrong with it. For root and policyd's own user |
 //!
@@ -61,6 +64,7 @@ pub mod client;
 pub mod server;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -93,6 +97,7 @@ pub enum Ask {
     Watch(Watched),
     Prepare(Net),
     Explain(OfProcess),
+    Drain(Drain),
     Peers,
     Reload,
 }
@@ -107,6 +112,25 @@ pub struct OfRequest {
 #[serde(deny_unknown_fields)]
 pub struct OfProcess {
     pub pid: u32,
+}
+
+/// One of both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+    /// Of a process: what it connects from now on may be carried again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub undo: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// That have been told: the processes themselves, and those at the other ends.
+    pub switches: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +163,7 @@ pub enum Answer {
     /// The interface.
     Prepared(String),
     Explanation(Explanation),
+    Draining(Draining),
     Peers(PeersStatus),
     Reloaded(bool),
     Error(String),

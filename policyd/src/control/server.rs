@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tandem_protocol::Reason;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{Answer, Ask, Reply, Request, Status, VERSION, Watched};
+use super::{Answer, Ask, Drain, Draining, Reply, Request, Status, VERSION, Watched};
 use crate::channel::peer_process;
 use crate::connection::{self, Connections};
 use crate::daemon::Shared;
@@ -156,11 +156,36 @@ impl Asker {
             Ask::Release(of) => connections.borrow_mut().release(self.who, of.id).map(Answer::Released),
             Ask::Prepare(net) => connections.borrow_mut().prepare(self.who, net).map(Answer::Prepared),
             Ask::Explain(of) => connections.borrow().explain(self.who, of.pid).map(Answer::Explanation),
+            Ask::Drain(drain) => self.drain(drain, shared).await,
             Ask::Peers => self.peers(shared),
             Ask::Reload => self.reload(shared).await,
             Ask::Watch(_) => Err("watch has a connection of its own".to_owned()),
         };
         answer.unwrap_or_else(Answer::Error)
+    }
+
+    /// Answered when everybody has been told, as fast as their queues take it.
+    async fn drain(&self, drain: Drain, shared: &Shared) -> Result<Answer, String> {
+        let mut drained = match (drain.pid, drain.address, drain.undo) {
+            (Some(pid), None, undo) => shared.broker.borrow().drain_process(pid, undo, self.who.sees)?,
+            (None, Some(address), false) => {
+                let families = self.families(shared);
+                shared.broker.borrow().drain_connections(address, &families)
+            }
+            (None, Some(_), true) => return Err("a drained connection stays on TCP: give a process to undo".to_owned()),
+            _ => return Err("give a pid or an address".to_owned()),
+        };
+        let until = Instant::now() + SILENCE;
+        loop {
+            shared.broker.borrow_mut().tell_drained(&mut drained);
+            if drained.is_over() {
+                return Ok(Answer::Draining(Draining { switches: drained.switches }));
+            }
+            if Instant::now() > until {
+                return Err(format!("not all have been told: a process reads nothing for {} s", SILENCE.as_secs()));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn peers(&self, shared: &Shared) -> Result<Answer, String> {

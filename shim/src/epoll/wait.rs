@@ -87,6 +87,8 @@ pub unsafe fn wait(
             set.pass_on();
             return Outcome::Fail(errno);
         }
+        // Wake 0 may have been rung for it.
+        meet::collect();
     }
 }
 

@@ -1,12 +1,13 @@
 //! Meeting: the switch's side of the conversation with policyd.
 //!
 //! `packet` is one packet with descriptors, `addresses` names a connection, `examination` keeps a close from overtaking policyd's look at the socket, `san`
-//! knows which addresses devices serve; here are the channel (opened when a connection first wants its other end, opened anew after a fork, a change of user, or
+//! knows which addresses devices serve, `drain` what is to stay on TCP; here are the channel (opened when a connection first wants its other end, opened anew after a fork, a change of user, or
 //! policyd's death), the meets, and the answers. Nothing here waits: answers are collected by whichever call comes next,
 //! told by one word of shared memory that there are any.
 
 mod addresses;
 mod attach;
+mod drain;
 pub mod examination;
 pub mod packet;
 pub mod san;
@@ -179,6 +180,9 @@ fn ask(slot: SlotRef, fd: RawFd, calls: u32) {
     }
     if slot.has(flag::URGENT) {
         return settle(slot, Reason::UrgentData);
+    }
+    if drain::is_drained() {
+        return settle(slot, Reason::Drained);
     }
     if slot.has(flag::LEAVING) {
         return settle(slot, slot.reason());
@@ -388,6 +392,10 @@ fn handle(channel: RawFd, message: Message, packet: &packet::Packet) {
         | Message::FarTrouble { .. } => {
             packet.drop_fds();
             far::hear(&message, instance(), &say);
+        }
+        Message::Drain(what) => {
+            packet.drop_fds();
+            drain::drain(INSTANCE.load(Ordering::Relaxed), what);
         }
         Message::Unassigned { reason } => {
             packet.drop_fds();

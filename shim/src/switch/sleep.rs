@@ -334,6 +334,9 @@ fn restartably(conn: &Conn, way: Way, wake: Wake) -> Woke {
     match restartable::sleep(conn.fd, events(conn, way), wake) {
         Slept::Woken => {
             anchor::look(conn);
+            if wake::is_rung() {
+                rung();
+            }
             Woke::Look
         }
         Slept::Interrupted => Woke::Interrupted,
@@ -379,7 +382,7 @@ fn poll(conn: &Conn, way: Way, wake: Option<Wake>, limit: Option<u64>) -> Woke {
         wake.drain();
     }
     if zero.revents != 0 {
-        wake::rouse_all();
+        rung();
     }
     if tcp.revents != 0 && conn.slot.current() {
         anchor::note(conn, tcp.revents as u32 & 0xffff);
@@ -388,6 +391,12 @@ fn poll(conn: &Conn, way: Way, wake: Option<Wake>, limit: Option<u64>) -> Woke {
         }
     }
     if n == 0 { Woke::TimedOut } else { Woke::Look }
+}
+
+/// Wake 0 was rung: by a peer that does not know whom of us to wake, or by policyd, which wants something of a process that sleeps.
+pub fn rung() {
+    wake::rouse_all();
+    meet::collect();
 }
 
 /// What a writer without room waits for on the anchor: room in the kernel while bytes are owed to it, else the peer's end

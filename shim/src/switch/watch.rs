@@ -18,7 +18,6 @@ use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::provider::local::WAKE0;
 use crate::slot::{self, SlotRef, Stage, THROUGH_SWITCH, flag};
-use crate::wake;
 use crate::{epoll, meet, real, sys};
 
 /// Where no wake can be had: so long at most, then look.
@@ -365,7 +364,7 @@ impl Round {
         drop(standing);
         drop(borrowed);
         if self.copies.get(own + 1).is_some_and(|copy| copy.revents != 0) {
-            wake::rouse_all();
+            sleep::rung();
         }
         if between_hosts {
             meet::collect();

@@ -40,6 +40,16 @@ fn word() -> impl Strategy<Value = super::Word> {
     })
 }
 
+fn drain() -> impl Strategy<Value = super::Drain> {
+    use super::Drain::{All, Pair, Slot, Undo};
+    prop_oneof![
+        Just(All),
+        Just(Undo),
+        any::<u32>().prop_map(Pair),
+        (any::<u32>(), 1..=u64::MAX).prop_map(|(slot, cookie)| Slot { slot, cookie }),
+    ]
+}
+
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         (any::<[u8; 16]>(), any::<u32>()).prop_map(|(family, mail)| Hello { family, mail }),
@@ -75,6 +85,7 @@ fn message() -> impl Strategy<Value = Message> {
         (far(), reason()).prop_map(|(far, reason)| FarGone { far, reason }),
         (far(), reason()).prop_map(|(far, reason)| FarTrouble { far, reason }),
         (any::<u32>(), any::<bool>()).prop_map(|(host, up)| PeerLink { host, up }),
+        drain().prop_map(Drain),
     ]
 }
 
