@@ -1,5 +1,6 @@
 //! Unmodified programs of Debian, each end preloaded or not, all four ways: same bytes, same exit as natively.
 
+mod drain;
 mod explain;
 mod iperf3;
 mod memcached;

@@ -425,6 +425,11 @@ impl Writer {
         kind_of(port.load(Word::Want)) == want::HOLD
     }
 
+    /// The reader wants the direction back, in whichever way: a hint.
+    pub fn leave_is_asked<P: Port>(port: &P) -> bool {
+        matches!(kind_of(port.load(Word::Want)), want::LEAVE | want::HOLD)
+    }
+
     /// The reader has stopped reading, and that is not answered yet.
     pub fn asked<P: Port>(&self, port: &P) -> bool {
         let wanted = port.load(Word::Want);

@@ -407,10 +407,15 @@ pub fn could_write(conn: &Conn) -> bool {
     }
 }
 
-/// Before a thread sleeps in the kernel's own receive: bytes that are owed in the other direction are pumped by this wait, too.
+/// Before a thread sleeps in the kernel's own receive: the peer's wish to have the other direction back is answered, and bytes that are
+/// owed there are pumped by this wait, too.
 pub fn pump_until_readable(slot: SlotRef, fd: RawFd, flags: i32) {
     const MOMENT: u64 = 50_000_000;
     let Some(conn) = Conn::of(slot, fd) else { return };
+    if conn.slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH && Writer::leave_is_asked(&conn.out) {
+        // Asked before the peer gave us the other direction back: nobody would answer while this thread is in the kernel.
+        pump(&conn);
+    }
     while owes(&conn) && conn.slot.current() {
         pump(&conn);
         if !owes(&conn) || flags & libc::MSG_DONTWAIT != 0 || anchor::is_non_blocking(slot, fd) {
