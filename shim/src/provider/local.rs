@@ -3,6 +3,7 @@
 //!
 //! Everything in the mapping may be written by the peer at any time; only the stream's ports read it, word by word.
 
+use std::io::Write;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
@@ -357,6 +358,7 @@ impl Pair {
             let mut fds = packet.fds();
             let fd = fds.next().and_then(hidden::hide);
             fds.for_each(drop_fd);
+            let fd = fd.filter(|&fd| is_wake(fd) || refuse(fd));
             let (Some(fd), Some(entry), 8) = (fd, self.peer_wakes.get(id as usize), packet.length) else {
                 fd.into_iter().for_each(hidden::close);
                 continue;
@@ -367,6 +369,27 @@ impl Pair {
             }
         }
     }
+}
+
+/// What a peer gives us to wake it by is written to: nothing but an eventfd, else a liar would have us write into what it chose, or wait
+/// in a full pipe. Where that cannot be seen (no /proc) wake 0 serves, which policyd has looked at.
+fn is_wake(fd: RawFd) -> bool {
+    const EVENTFD: &[u8] = b"anon_inode:[eventfd]";
+    let (mut path, mut target) = ([0u8; 32], [0u8; EVENTFD.len() + 1]);
+    if write!(&mut path[..], "/proc/self/fd/{fd}\0").is_err() {
+        return false;
+    }
+    // SAFETY: a path that ends, and room of the stated size; the flags are an open file's of ours.
+    unsafe {
+        let length = libc::readlink(path.as_ptr().cast(), target.as_mut_ptr().cast(), target.len());
+        usize::try_from(length).is_ok_and(|length| target.get(..length) == Some(EVENTFD))
+            && real::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK as usize) == 0
+    }
+}
+
+fn refuse(fd: RawFd) -> bool {
+    hidden::close(fd);
+    false
 }
 
 fn drop_fd(fd: RawFd) {
