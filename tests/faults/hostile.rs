@@ -42,14 +42,14 @@ fn a_hostile_peer_harms_nobody_else() {
     // An even one scribbles wildly, an odd one now and then, so that switch-overs come to their ends.
     let attackers =
         ["2", "3"].map(|seed| launch(&format!("attacker{seed}"), &["attacker", &port, seed, &SECONDS.to_string()]));
-    let (mut words, mut bytes) = (0, 0);
+    let (mut words, mut bytes, mut descriptors) = (0, 0, 0);
     for mut attacker in attackers {
         // What it is told is garbage too; but it does not crash either.
         let outcome = attacker.wait(Duration::from_secs(120));
         assert_eq!(outcome.end, End::Exit(0), "{TEST}: the attacker\n{outcome}");
         let text = outcome.text();
-        let [_, exchanged, scribbled, _] = counts(&text)[..] else { panic!("{TEST}: {outcome}") };
-        (words, bytes) = (words + scribbled, bytes + exchanged);
+        let [_, exchanged, scribbled, _, given] = counts(&text)[..] else { panic!("{TEST}: {outcome}") };
+        (words, bytes, descriptors) = (words + scribbled, bytes + exchanged, descriptors + given);
     }
     let outcome = honest.wait(Duration::from_secs(120));
     assert_eq!(outcome.end, End::Exit(0), "{TEST}: an honest client was harmed\n{outcome}");
@@ -62,9 +62,13 @@ fn a_hostile_peer_harms_nobody_else() {
     let used = cpu_ms(victim.pid()) - before;
     assert!(used <= 100, "{TEST}: the victim used {used} ms of CPU in two seconds of silence");
     let status = policyd.as_ref().expect("not native").status();
-    assert!(words > 1_000 && status.tx_companion > 1_000_000, "{TEST}: {words} words, {}", status.whole);
+    assert!(
+        words > 1_000 && (descriptors > 0 || cfg!(not(target_arch = "x86_64"))) && status.tx_companion > 1_000_000,
+        "{TEST}: {words} words, {}",
+        status.whole
+    );
     proof.fact(format!(
-        "{words} words scribbled over, {bytes} bytes exchanged meanwhile; honest: {}; the victim {used} ms of CPU in silence; {}",
+        "{words} words scribbled over, {descriptors} false wakes given, {bytes} bytes exchanged meanwhile; honest: {}; the victim {used} ms of CPU in silence; {}",
         text.trim(),
         status.witness()
     ));

@@ -48,6 +48,9 @@ pub struct Patience {
     until: Option<u64>,
     limited: bool,
     spun: bool,
+    /// Sleeps that were not slept, for there was something, and how far the connection had come then.
+    in_vain: u32,
+    come: u64,
     /// Some bytes have been moved: a signal ends the call with those, whatever its handler's flags.
     pub partial: bool,
 }
@@ -60,6 +63,8 @@ impl Patience {
             until: limit_ns.map(|ns| sys::now_ns().saturating_add(ns)),
             limited: limit_ns.is_some(),
             spun: false,
+            in_vain: 0,
+            come: 0,
             partial: false,
         }
     }
@@ -69,6 +74,13 @@ impl Patience {
         !std::mem::replace(&mut self.spun, true) && spun_for(conn, way)
     }
 
+    /// There is something, again and again, and nothing comes of it: only a peer that lies brings that about.
+    fn is_fooled(&mut self, conn: &Conn) -> bool {
+        let come = conn.slot.delivered().wrapping_add(conn.slot.accepted());
+        self.in_vain = if std::mem::replace(&mut self.come, come) == come { self.in_vain + 1 } else { 0 };
+        self.in_vain > MOST_IN_VAIN
+    }
+
     fn left(&self) -> Option<u64> {
         self.until.map(|until| until.saturating_sub(sys::now_ns()))
     }
@@ -76,6 +88,8 @@ impl Patience {
 
 /// Where a wake cannot be had, or the list of sleepers is full: sleep so long at most, then look.
 const TIMED_NS: u64 = 5_000_000;
+/// Looks one after the other that may find nothing where the words said that there is something. Then they are that far apart.
+pub const MOST_IN_VAIN: u32 = 200;
 
 /// Waits for bytes; `skip` of them have been seen already (a peek that wants more).
 pub fn wait_for(conn: &Conn, patience: &mut Patience, skip: usize) -> Woke {
@@ -98,7 +112,7 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
         far::arm();
     }
     let woke = if now_ready(conn, way) || !conn.slot.shows(conn.fd) {
-        Woke::Look
+        if patience.is_fooled(conn) { fooled(conn, wake, patience) } else { Woke::Look }
     } else {
         // The kernel says readable only at the low-water mark, and knows nothing of the ring's share of it.
         let low_water = way == Way::In && conn.slot.has(flag::LOW_WATER);
@@ -305,6 +319,12 @@ fn timed(conn: &Conn, patience: &mut Patience) -> Woke {
     }
     let woke = untimed(slept, patience);
     judge(conn, woke, patience)
+}
+
+#[cold]
+fn fooled(conn: &Conn, wake: Wake, patience: &Patience) -> Woke {
+    let limit = patience.left().unwrap_or(u64::MAX).min(TIMED_NS);
+    untimed(poll(conn, Way::Out, Some(wake), Some(limit)), patience)
 }
 
 /// A bounded sleep that ended is no time-out of the application's.

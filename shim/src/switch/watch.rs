@@ -150,6 +150,7 @@ fn watch(entries: &mut [pollfd], limit: Option<u64>, mask: *const sigset_t) -> R
     let until = limit.map(|ns| sys::now_ns().saturating_add(ns));
     let may_sleep = limit != Some(0);
     let mut spun = false;
+    let mut rounds = 0u32;
     loop {
         let round = Round::begin(entries);
         if !round.any_of_ours() {
@@ -172,7 +173,8 @@ fn watch(entries: &mut [pollfd], limit: Option<u64>, mask: *const sigset_t) -> R
                 continue;
             }
         }
-        round.rest(left, mask)?;
+        rounds = rounds.saturating_add(1);
+        round.rest(left, mask, rounds > sleep::MOST_IN_VAIN)?;
         // Others' directions may have moved meanwhile: then all is looked at anew.
         if !round.counted().any(ready::switched) {
             let found = round.sum(entries);
@@ -316,7 +318,8 @@ impl Round {
         !marks.is_empty() && spin::inclined() && spin::spin(ready, there)
     }
 
-    fn rest(&mut self, left: Option<u64>, mask: *const sigset_t) -> Result<(), c_int> {
+    /// `fooled`: there was something so often of which nothing came that the next look is a moment later; see `sleep::MOST_IN_VAIN`.
+    fn rest(&mut self, left: Option<u64>, mask: *const sigset_t, fooled: bool) -> Result<(), c_int> {
         let borrowed = Borrowed::take();
         let wake = borrowed.as_ref().map(|borrowed| borrowed.wake);
         let mut standing: SmallVec<[Standing; FEW]> = SmallVec::new();
@@ -343,7 +346,11 @@ impl Round {
             far::arm();
         }
         let bound = if between_hosts { far::bound_all(bound) } else { bound };
-        let bound = if self.stirs() { Some(0) } else { bound };
+        let bound = match self.stirs() {
+            true if fooled => Some(bound.unwrap_or(u64::MAX).min(TIMED_NS)),
+            true => Some(0),
+            false => bound,
+        };
         let own = self.copies.len();
         let wake_fd = wake.map_or(-1, |wake| wake.fd);
         self.copies.push(pollfd { fd: wake_fd, events: libc::POLLIN, revents: 0 });
