@@ -8,16 +8,8 @@ mod nginx_curl;
 mod python;
 mod redis;
 
-use std::path::PathBuf;
-
-use tandem_tests::process::system_program;
-use tandem_tests::{End, Launch, Outcome};
-
-/// A Python program of `programs/`, run by the system's own interpreter (not a version manager's wrapper).
-fn python(name: &str, script: &str) -> Launch {
-    let path: PathBuf = tandem_tests::programs::sources().join(script);
-    Launch::new(name, system_program("python3")).env("PYTHONDONTWRITEBYTECODE", "1").arg(path)
-}
+use tandem_tests::programs::python;
+use tandem_tests::{End, Outcome};
 
 /// The whole outcome as observations.
 fn whole(what: &str, outcome: &Outcome) -> Vec<String> {

@@ -2,7 +2,8 @@
 //!
 //! Tests named here start `scripts/vm`, and with it this very program inside, which runs the tests of one module there:
 //! - `one`: one host with one device; `cost`: the same, whose two policyds stand for two hosts
-//! - `namespaces`: two hosts of one guest; `verbs`: the same, and programs whose bytes go by queue pairs between them
+//! - `namespaces`: two hosts of one guest; `verbs`: the same, and programs whose bytes go by queue pairs between them; `matrix`: all
+//!   kinds of programs, either end or both under Tandem; `torture`: its program, byte by byte
 //! - `failures`: the same, and all that can break there
 //! - `guests`: two guests; the same test runs on both
 //!
@@ -12,11 +13,13 @@ mod cost;
 mod failures;
 mod guests;
 mod load;
+mod matrix;
 mod namespaces;
 mod one;
 mod perftest;
 mod redis;
 mod script;
+mod torture;
 mod verbs;
 mod vm;
 
@@ -37,6 +40,18 @@ fn by_queue_pairs() {
     // Here, not in the guest, where that takes long.
     tandem_tests::programs::program("between");
     run_inside(&["namespaces", "--once"], "verbs::");
+}
+
+#[test]
+fn programs_by_queue_pairs() {
+    // initdb takes minutes in a guest.
+    matrix::prepare();
+    run_inside(&["namespaces", "--once"], "matrix::");
+}
+
+#[test]
+fn torture_by_queue_pairs() {
+    run_inside(&["namespaces", "--once"], "torture::");
 }
 
 #[test]

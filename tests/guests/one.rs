@@ -8,7 +8,7 @@ use tandem_tests::apps::each_way;
 use tandem_tests::host;
 use tandem_tests::patience::within;
 use tandem_tests::process::system_program;
-use tandem_tests::{End, Launch, Outcome, Proof, Scratch, Way};
+use tandem_tests::{End, Launch, Proof, Scratch, Way};
 
 use crate::{perftest, redis, vm};
 
@@ -62,17 +62,12 @@ fn redis_is_carried_by_shared_memory() {
     each_way(&test, &Way::four_and_failing_back(50), |field| {
         let server = field.serve(redis::server("127.0.0.1", field.port).current_dir(field.scratch.path()));
         let load = |words: &[&str]| field.ask(redis::benchmark("127.0.0.1", field.port, words), 60).succeeded();
-        let mut seen = tests_of(&load(&["-c", "1", "-n", "500", "-t", "set,get,incr,lrange_100"]));
-        seen.extend(tests_of(&load(&["-c", "50", "-P", "4", "-n", "4000", "-t", "set,get"])));
+        let mut seen = redis::tests_of(&load(&["-c", "1", "-n", "500", "-t", "set,get,incr,lrange_100"]));
+        seen.extend(redis::tests_of(&load(&["-c", "50", "-P", "4", "-n", "4000", "-t", "set,get"])));
         let checked = field.ask(redis::checked_load("127.0.0.1", field.port, 16), 60).succeeded();
         seen.extend([checked.text(), field.stop(server, libc::SIGTERM)]);
         seen
     });
-}
-
-/// The first column names the test; the others are rates.
-fn tests_of(outcome: &Outcome) -> Vec<String> {
-    outcome.text().lines().map(|line| line.split(',').next().unwrap_or_default().to_owned()).collect()
 }
 
 /// A guest has rdma_rxe itself: to `scripts/vm` it is as good a host as any.

@@ -5,6 +5,7 @@
 //! - `process`, `policyd`: one running program; a policyd of the test's own
 //! - `ways`, `pair`, `page`: which ends are preloaded; two-ended programs and their hand-shake page
 //! - `apps`: a real server and its real clients, every way
+//! - `nginx`: nginx and curl, wherever they are
 //! - `namespace`, `patience`: a network of the test's own; waiting for what others do
 //! - `host`: the hosts that `scripts/vm` has made for a test that runs inside
 //! - `proof`: what a test says that it has proved
@@ -13,6 +14,7 @@ pub mod apps;
 pub mod artifacts;
 pub mod host;
 pub mod namespace;
+pub mod nginx;
 pub mod page;
 pub mod pair;
 pub mod patience;

@@ -125,6 +125,12 @@ impl Policyd {
         line.trim().trim_end_matches(" kB").trim().parse().unwrap_or(0)
     }
 
+    /// Other users' programs may use it, if it is root's.
+    pub fn open_to_users(&self) {
+        fs::set_permissions(self.folder.path(), fs::Permissions::from_mode(0o711))
+            .expect("chmod of the scratch directory");
+    }
+
     pub fn socket(&self) -> &Path {
         &self.socket
     }

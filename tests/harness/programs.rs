@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
 use crate::artifacts::target;
-use crate::process::{Launch, Scratch};
+use crate::process::{Launch, Scratch, system_program};
 
 pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
@@ -17,6 +17,11 @@ pub fn sources() -> PathBuf {
 #[track_caller]
 pub fn end(name: &str, role: &str, scratch: &Scratch) -> Launch {
     Launch::new(role, program(name)).arg(role).arg(scratch.path())
+}
+
+/// A Python program of `programs/`, run by the system's own interpreter (not a version manager's wrapper).
+pub fn python(name: &str, script: &str) -> Launch {
+    Launch::new(name, system_program("python3")).env("PYTHONDONTWRITEBYTECODE", "1").arg(sources().join(script))
 }
 
 /// The compiled program of `programs/NAME.c`.

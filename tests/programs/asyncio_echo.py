@@ -1,10 +1,15 @@
-"""An asyncio echo: many connections at once, random sizes, half-close at the end. usage: asyncio_echo.py server|client PORT"""
+"""An asyncio echo: many connections at once, random sizes, half-close at the end.
+
+usage: asyncio_echo.py server|client PORT [ADDRESS [CONNECTIONS MEBIBYTES]]   (MEBIBYTES: of each one's last message)
+"""
 import asyncio
 import random
 import signal
 import sys
 
 PORT = int(sys.argv[2])
+ADDRESS = sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1"
+CONNECTIONS, LAST = (int(sys.argv[4]), int(sys.argv[5]) << 20) if len(sys.argv) > 5 else (12, 3 << 20)
 
 
 async def echo(reader, writer):
@@ -15,7 +20,7 @@ async def echo(reader, writer):
 
 
 async def serve():
-    server = await asyncio.start_server(echo, "127.0.0.1", PORT)
+    server = await asyncio.start_server(echo, ADDRESS, PORT)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
@@ -24,7 +29,7 @@ async def serve():
 
 async def talk(number):
     dice = random.Random(number)
-    reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+    reader, writer = await asyncio.open_connection(ADDRESS, PORT)
     total = 0
     for _ in range(60):
         data = dice.randbytes(1 + int(2 ** dice.uniform(0, 17)))
@@ -32,7 +37,7 @@ async def talk(number):
         if await reader.readexactly(len(data)) != data:
             raise AssertionError(f"connection {number}: wrong echo after {total} bytes")
         total += len(data)
-    data = dice.randbytes(3 << 20)
+    data = dice.randbytes(LAST)
     writer.write(data)
     writer.write_eof()
     if await reader.read() != data:
@@ -43,7 +48,7 @@ async def talk(number):
 
 
 async def ask():
-    for number, total in enumerate(await asyncio.gather(*(talk(number) for number in range(12)))):
+    for number, total in enumerate(await asyncio.gather(*(talk(number) for number in range(CONNECTIONS)))):
         print(f"connection {number}: {total} bytes echoed right")
 
 

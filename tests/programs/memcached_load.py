@@ -1,6 +1,6 @@
 """Sets and pipelined gets on memcached over several connections, every value checked.
 
-usage: memcached_load.py PORT SEED MEBIBYTES
+usage: memcached_load.py PORT SEED MEBIBYTES [ADDRESS]
 """
 import random
 import socket
@@ -9,6 +9,7 @@ import sys
 from load import each_connection
 
 PORT, SEED, TOTAL = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) << 20
+ADDRESS = sys.argv[4] if len(sys.argv) > 4 else "127.0.0.1"
 NOISE = random.Random(SEED).randbytes(4 << 20)
 CONNECTIONS = 6
 
@@ -16,7 +17,7 @@ CONNECTIONS = 6
 def run(number):
     dice = random.Random(SEED * 1000 + number)
     model, done, checked = {}, 0, 0
-    with socket.create_connection(("127.0.0.1", PORT)) as sock, sock.makefile("rwb") as stream:
+    with socket.create_connection((ADDRESS, PORT)) as sock, sock.makefile("rwb") as stream:
         while done < TOTAL // CONNECTIONS:
             key = f"{number}:{dice.randrange(20)}"
             if dice.random() < 0.4:
