@@ -1,10 +1,13 @@
-"""The demo's table, from lines of: setting, operation, side, requests/s, bytes by companion, bytes that redis counted."""
+"""The demo's table, from lines of: setting, operation, side, requests/s, bytes by companion, bytes that redis counted.
+
+usage: demo_table.py RESULTS CARRIER
+"""
 
 import sys
 from statistics import median
 
 
-def main(path):
+def main(path, carrier):
     cells = {}
     for line in open(path):
         setting, operation, side, rate, carried, counted = line.rstrip("\n").split("\t")
@@ -23,8 +26,8 @@ def main(path):
             f"   {megabytes(cell['carried']):>14}{share:>8}"
         )
     rounds = max(len(cell["native"]) for cell in cells.values())
-    print(f"\nrequests/s, medians of {rounds} rounds, native and tandem in turns. By companion: bytes that went by shared")
-    print("memory under Tandem, and what part that is of all bytes that redis-server counted on its sockets.")
+    print(f"\nrequests/s, medians of {rounds} rounds, native and tandem in turns. By companion: bytes that went by {carrier}")
+    print("under Tandem, and what part that is of all bytes that redis-server counted on its sockets.")
     return 0 if all(cell["carried"] for cell in cells.values()) else 1
 
 
@@ -32,4 +35,4 @@ def megabytes(count):
     return f"{count / 1e6:,.1f} MB"
 
 
-sys.exit(main(sys.argv[1]))
+sys.exit(main(sys.argv[1], sys.argv[2]))
