@@ -50,7 +50,8 @@ impl Torture<'_> {
         // Many of its connections are shorter than a companion takes to make.
         let least = self.connections / 8;
         assert!(carried >= least && bytes > least * 100, "{}: {carried} ends carried, {bytes} bytes", self.name);
-        assert!(packets.iter().all(|&packets| packets > least), "{}: {packets:?} packets", self.name);
+        let seen = !self.between.has_devices() || packets.iter().all(|&packets| packets > least);
+        assert!(seen, "{}: {packets:?} packets by the devices", self.name);
         assert!(fail_backs >= least_fail_backs, "{}: {fail_backs} fail-backs", self.name);
         format!(
             "{}: {} connections byte-exact, seed {}: {carried} ends carried, {bytes} bytes by companion, {fail_backs} fail-backs, \

@@ -16,16 +16,18 @@ pub struct Host {
     pub device: String,
     /// Where its programs run; `None`: here.
     pub namespace: Option<Namespace>,
+    /// What policyd is to take for sysfs, where the provider is the stand-in (`tests/stand_in/try inside`): there is no device then.
+    pub stand_in: Option<PathBuf>,
 }
 
 /// `scripts/vm one`.
 #[track_caller]
 pub fn one() -> Host {
     made_by("one");
-    Host { address: said("ADDRESS"), address6: said("ADDRESS6"), device: said("DEVICE"), namespace: None }
+    Host { address: said("ADDRESS"), address6: said("ADDRESS6"), device: said("DEVICE"), namespace: None, stand_in: None }
 }
 
-/// `scripts/vm namespaces --once`.
+/// `scripts/vm namespaces --once`, or the stand-in's two hosts.
 #[track_caller]
 pub fn namespaces() -> [Host; 2] {
     made_by("namespaces");
@@ -36,6 +38,7 @@ pub fn namespaces() -> [Host; 2] {
         address6: said(address6),
         device: of(&devices, at),
         namespace: Some(Namespace::of_others(of(&names, at))),
+        stand_in: env::var("TANDEM_VM_STAND_IN").ok().map(|folders| of(&folders, at).into()),
     };
     [host(0, "ADDRESS", "ADDRESS6"), host(1, "PEER", "PEER6")]
 }
@@ -52,7 +55,7 @@ pub struct Peer {
 #[track_caller]
 pub fn guest() -> (Host, Peer) {
     made_by("guests");
-    let host = Host { address: said("ADDRESS"), address6: said("ADDRESS6"), device: said("DEVICE"), namespace: None };
+    let host = Host { address: said("ADDRESS"), address6: said("ADDRESS6"), device: said("DEVICE"), namespace: None, stand_in: None };
     (host, Peer { address: said("PEER"), server: said("HOST") == "2", shared: said("SHARED").into() })
 }
 
@@ -71,7 +74,7 @@ impl Peer {
 
 /// Whether `scripts/vm` has started this, in whatever way.
 pub fn inside() -> bool {
-    env::var_os("TANDEM_VM_MODE").is_some()
+    env::var_os("TANDEM_VM_MODE").is_some() && env::var_os("TANDEM_VM_STAND_IN").is_none()
 }
 
 #[track_caller]

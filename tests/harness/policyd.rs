@@ -17,6 +17,8 @@ use crate::process::{Launch, Running, Scratch};
 pub struct Policyd {
     socket: PathBuf,
     folder: Scratch,
+    /// Options besides.
+    words: Vec<String>,
     process: Option<Running>,
     starts: u32,
 }
@@ -58,6 +60,11 @@ impl Policyd {
 
     /// With this configuration.
     pub fn start_with(namespace: Option<&Namespace>, config: &str) -> Option<Self> {
+        Self::start_by(namespace, config, &[])
+    }
+
+    /// With these options besides.
+    pub fn start_by(namespace: Option<&Namespace>, config: &str, words: &[String]) -> Option<Self> {
         if native_only() {
             return None;
         }
@@ -65,7 +72,7 @@ impl Policyd {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("chmod of the scratch directory");
         folder.write("policyd.toml", config);
         let socket = folder.file("policyd.sock");
-        let mut policyd = Self { socket, folder, process: None, starts: 0 };
+        let mut policyd = Self { socket, folder, words: words.to_vec(), process: None, starts: 0 };
         policyd.launch(namespace);
         Some(policyd)
     }
@@ -89,6 +96,7 @@ impl Policyd {
                 .arg(&self.socket)
                 .arg("--config")
                 .arg(self.folder.file("policyd.toml"))
+                .args(&self.words)
                 .spawn(&self.folder),
         );
         let control = self.control_socket();

@@ -166,7 +166,7 @@ fn one_way(program: &Program, stage: &Stage) -> (Vec<String>, Cell) {
     let packets = stage.between.sent();
     let cell = Cell {
         took: started.elapsed(),
-        packets: [packets[0] - sent[0], packets[1] - sent[1]],
+        packets: stage.between.has_devices().then(|| [packets[0] - sent[0], packets[1] - sent[1]]),
         bytes: [0, 1].map(|at| after[at].tx_companion - before[at].tx_companion),
         carried: [0, 1].map(|at| after[at].carried - before[at].carried),
         connections: [0, 1].map(|at| after[at].connections - before[at].connections),

@@ -106,6 +106,7 @@ pub fn prepare_database() {
 }
 
 fn postgresql(stage: &Stage) -> Vec<String> {
+    prepare_database();
     let folder = stage.scratch.path();
     let data = folder.join("data");
     fs::set_permissions(folder, fs::Permissions::from_mode(0o711)).expect("chmod of the scratch directory");

@@ -11,7 +11,8 @@ use super::{Expected, Program};
 /// One program, one way; of each host.
 pub struct Cell {
     pub took: Duration,
-    pub packets: [u64; 2],
+    /// Where there are devices.
+    pub packets: Option<[u64; 2]>,
     pub bytes: [u64; 2],
     pub carried: [u64; 2],
     pub connections: [u64; 2],
@@ -109,8 +110,8 @@ impl Cell {
                         ));
                     }
                     // Whoever receives much answers little, but answers.
-                    if self.packets[at] < 10 {
-                        complaints.push(format!("host {}: {} packets by the device", at + 1, self.packets[at]));
+                    if let Some(packets) = self.packets.filter(|packets| packets[at] < 10) {
+                        complaints.push(format!("host {}: {packets:?} packets by the devices", at + 1));
                     }
                 }
                 if self.rows.contains(&0) {
@@ -132,7 +133,11 @@ impl Cell {
         }
         format!(
             "verbs {:?} bytes, {:?} of {:?} ends, {} fail-backs, packets {:?}{reasons}",
-            self.bytes, self.carried, self.connections, self.fail_backs, self.packets
+            self.bytes,
+            self.carried,
+            self.connections,
+            self.fail_backs,
+            self.packets.unwrap_or_default()
         )
     }
 }
