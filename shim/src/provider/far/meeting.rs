@@ -85,11 +85,10 @@ pub fn hear(message: &Message, instance: u64, say: &Say<'_>) {
 
 /// policyd has found the other end.
 fn companion(found: &FarCompanion, instance: u64, say: &Say<'_>) {
-    let taken = super::get().is_some_and(|far| far.begin(found, instance));
-    if !taken {
+    if let Err(reason) = super::get().ok_or(Reason::NoProvider).and_then(|far| far.begin(found, instance)) {
         say(&Message::FarUnable(found.far));
         if let Some(slot) = meet::slot_named(found.slot) {
-            meet::settle(slot, Reason::NoProvider);
+            meet::settle(slot, reason);
         }
     }
 }
@@ -182,23 +181,23 @@ impl Book {
 
 /// Making one.
 impl Far {
-    fn begin(&self, found: &FarCompanion, instance: u64) -> bool {
-        let Some(slot) = meet::slot_named(found.slot).filter(|slot| slot.stage() == Stage::Meeting) else {
-            return false;
-        };
+    fn begin(&self, found: &FarCompanion, instance: u64) -> Result<(), Reason> {
+        let meeting = |slot: &SlotRef| slot.stage() == Stage::Meeting;
+        let slot = meet::slot_named(found.slot).filter(meeting).ok_or(Reason::Closed)?;
         let fd = slot.descriptor();
-        let Some(addresses) = meet::addresses_of(fd).filter(|_| meet::still_sound(slot, fd)) else { return false };
+        // An end that one side has closed meanwhile, or that a forked process holds too, is no fault of the provider's.
+        let unsound = if slot.sole_holder() { Reason::NotEstablished } else { Reason::Forked };
+        let addresses = meet::addresses_of(fd).filter(|_| meet::still_sound(slot, fd)).ok_or(unsound)?;
         let (local, remote) = (address(&addresses, true), address(&addresses, false));
         // SAFETY: the channel's lock is held.
         let book = unsafe { &mut *self.book.get() };
-        let Some(place) = book.domains.claim(self, found.far.host, Address { port: 0, ..local }) else {
-            return false;
-        };
+        let own = Address { port: 0, ..local };
+        let place = book.domains.claim(self, found.far.host, own).ok_or(Reason::NoProvider)?;
         // Before it is made: another thread may be told at once that it is ready.
         self.clean(place.number, found.far, found.role, slot);
         let Some(handle) = self.make(place, &local, &remote, fd) else {
             book.domains.give_back(self, place);
-            return false;
+            return Err(Reason::NoProvider);
         };
         slot.conn.store(place.number, Ordering::Relaxed);
         slot.raise(flag::FAR);
@@ -228,7 +227,7 @@ impl Far {
         if let Some(entry) = book.meetings.get_mut(at) {
             *entry = Some(meeting);
         }
-        true
+        Ok(())
     }
 
     /// Created, bound, with the application's options; its endpoint follows.
