@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use tandem_protocol::message::{CompanionRef, MAX_MESSAGE, Meet, Message};
 use tandem_protocol::registry::{Identity, Provider};
+use tandem_protocol::san::Way;
 use tandem_protocol::{Addresses, Reason};
 
 use crate::autobind::assignment;
@@ -86,7 +87,7 @@ fn begins(slot: SlotRef, fd: RawFd) {
             settle(slot, Reason::AttachOff);
         }
         (Stage::New | Stage::Counting, Attach::Connect) => ask(slot, fd, calls),
-        (Stage::Meeting, _) => awaits(slot, calls),
+        (Stage::Meeting, _) => awaits(slot, fd, calls),
         _ => {}
     }
 }
@@ -102,22 +103,25 @@ fn count(slot: SlotRef, fd: RawFd) {
     }
 }
 
-fn awaits(slot: SlotRef, calls: u32) {
+fn awaits(slot: SlotRef, fd: RawFd, calls: u32) {
     match () {
         // The other end is known, and the way there is being made: see `collect`.
         () if slot.has(flag::FAR) => probe(),
         // Whoever has talked so long with nobody answering pays little for it, and soon nothing any more.
         () if calls >= ENOUGH && !calls.is_multiple_of(SELDOM) => {}
-        () if calls >= ENOUGH && waited_enough(slot) => settle(slot, Reason::PeerAbsent),
+        () if calls >= ENOUGH && waited_enough(slot, fd) => settle(slot, Reason::PeerAbsent),
         () => probe(),
     }
 }
 
-/// policyd has heard of the connection by now, and knows no other end; or it gets so little of the processor that it will not.
-fn waited_enough(slot: SlotRef) -> bool {
+/// policyd has heard of the connection by now, and knows no other end; or it gets so little of the processor that it will not. Where the
+/// other end is another host's, that host's policyd is to hear of it too, which takes trips of the wire: there only time tells.
+fn waited_enough(slot: SlotRef, fd: RawFd) -> bool {
     let waited = sys::tick_ns().saturating_sub(slot.asked_at.load(Ordering::Relaxed));
     let channel = CHANNEL.load(Ordering::Acquire);
-    waited >= ENOUGH_NS || waited >= LEAST_NS && packet::all_read(channel) && packet::is_quiet(channel)
+    let served = || addresses::of(fd).is_some_and(|addresses| matches!(san::way(&addresses), Way::Served { .. }));
+    waited >= ENOUGH_NS
+        || waited >= LEAST_NS && packet::all_read(channel) && packet::is_quiet(channel) && !served()
 }
 
 /// The connection is there: its row appears. The kernel is asked for nothing: it may be over in a moment.
