@@ -91,7 +91,9 @@ fn forget(fd: RawFd) {
                 if slot.has_others() || !slot.keep(fd) {
                     let_go(slot, fd);
                 } else {
-                    meet::examination::before_close(slot, fd);
+                    if meet::examination::before_close(slot, fd) {
+                        meet::examination::leave_to_others(slot);
+                    }
                     epoll::number_closes(slot, fd, slot.descriptor());
                 }
                 sleep::rouse_sleepers(slot);
@@ -120,14 +122,19 @@ pub fn last_returned(index: u32, fd: RawFd) {
 
 /// One descriptor of the slot goes; with the last one of the last holder the connection ends at this end.
 fn let_go(slot: SlotRef, fd: RawFd) {
-    meet::examination::before_close(slot, fd);
+    let claimed = meet::examination::before_close(slot, fd);
     if !slot.drop_descriptor(fd, || other_number(slot, fd)) {
+        if claimed {
+            meet::examination::leave_to_others(slot);
+        }
         return;
     }
     epoll::forget(slot);
     slot.drop_holder(sys::pid());
     if slot.no_holder() {
         end(slot, fd);
+    } else if claimed {
+        meet::examination::leave_to_others(slot);
     }
 }
 
@@ -173,10 +180,12 @@ fn reset_if_unread(conn: &Conn) -> bool {
 pub fn end_of_process() {
     let me = sys::pid();
     for slot in slot::mine() {
-        meet::examination::before_exit(slot);
+        let claimed = meet::examination::before_exit(slot);
         slot.drop_holder(me);
         if slot.no_holder() {
             end(slot, slot.descriptor());
+        } else if claimed {
+            meet::examination::leave_to_others(slot);
         }
     }
 }

@@ -76,7 +76,9 @@ fn before_exec() {
         return;
     }
     epoll::before_exec();
-    slot::mine().for_each(meet::examination::before_exit);
+    slot::mine().for_each(|slot| {
+        meet::examination::before_exit(slot);
+    });
     for slot in slot::mine().filter(|slot| slot.stage() == Stage::Attached) {
         let fd = slot.descriptor();
         // SAFETY: F_GETFD has no argument.

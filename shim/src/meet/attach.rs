@@ -70,6 +70,11 @@ pub fn still_sound(slot: SlotRef, fd: RawFd) -> bool {
 pub fn refused(slot: SlotRef, reason: Reason) {
     if slot.stage() == Stage::Attached {
         switch::leave(slot, slot.descriptor(), Reason::PeerUnable);
+    } else if reason == Reason::Closed && still_sound(slot, slot.descriptor()) && slot.count_try() < super::TRIES {
+        // A process that had the other end has closed it, and another has it still: by its next data call it asks anew, as we do.
+        if slot.retreat() {
+            super::explain(slot, Reason::FewCalls);
+        }
     } else {
         super::settle(slot, reason);
     }

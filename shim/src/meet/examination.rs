@@ -4,6 +4,7 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::{Ordering, fence};
 
+use tandem_protocol::Reason;
 use tandem_protocol::message::SlotRef as Named;
 use tandem_protocol::registry::Registry;
 
@@ -28,14 +29,22 @@ pub fn permit(slot: SlotRef, fd: RawFd) -> bool {
     open
 }
 
-/// `fd` is about to show this slot no more: its number may mean another socket next. (The table says so already.)
-pub fn before_close(slot: SlotRef, fd: RawFd) {
-    end_if(slot, |claim| claim == (fd, sys::pid()));
+/// `fd` is about to show this slot no more: its number may mean another socket next. (The table says so already.) True: the claim was by it.
+pub fn before_close(slot: SlotRef, fd: RawFd) -> bool {
+    end_if(slot, |claim| claim == (fd, sys::pid()))
 }
 
-/// This process is about to end or to change its program.
-pub fn before_exit(slot: SlotRef) {
-    end_if(slot, |(_, claimant)| claimant == sys::pid());
+/// This process is about to end or to change its program. True: the claim was its own.
+pub fn before_exit(slot: SlotRef) -> bool {
+    end_if(slot, |(_, claimant)| claimant == sys::pid())
+}
+
+/// Nothing comes of a claim that has ended: who has the socket by another number, or in another process (the child that it was accepted
+/// for, say), asks anew.
+pub fn leave_to_others(slot: SlotRef) {
+    if !slot.has(flag::FAR) && slot.retreat() {
+        super::explain(slot, Reason::FewCalls);
+    }
 }
 
 /// The slot has ended, and its last descriptor is about to be closed, whoever claimed it.
@@ -43,16 +52,18 @@ pub fn before_last_close(slot: SlotRef) {
     end_if(slot, |_| true);
 }
 
-/// Where the slot has such a claim: nothing of it is examined when this returns, or policyd does not run.
-fn end_if(slot: SlotRef, concerns: impl FnOnce((RawFd, u32)) -> bool) {
+/// Where the slot has such a claim (true): nothing of it is examined when this returns, or policyd does not run.
+fn end_if(slot: SlotRef, concerns: impl FnOnce((RawFd, u32)) -> bool) -> bool {
     // Without a row there was no meet.
-    let Some(family) = family::existing().filter(|_| slot.has(flag::IN_REGISTRY)) else { return };
+    let Some(family) = family::existing().filter(|_| slot.has(flag::IN_REGISTRY)) else { return false };
     // What `permit` looks at is stored by now: of a thread in there and this one, one sees the other.
     fence(Ordering::SeqCst);
-    if family.registry.claimed(name(slot)).is_some_and(concerns) {
+    let ended = family.registry.claimed(name(slot)).is_some_and(concerns);
+    if ended {
         family.registry.withdraw(name(slot));
         wait(family.registry, name(slot));
     }
+    ended
 }
 
 fn wait(registry: &Registry, slot: Named) {
