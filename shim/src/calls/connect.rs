@@ -136,10 +136,9 @@ fn accepted(listener: c_int, fd: c_int) -> Outcome<c_int> {
     if let Some(listener) = known
         && let Some(slot) = slot::claim(fd, Stage::New, flag::ACCEPTED | listener.inherited_flags())
     {
+        // Nobody asks for its other end yet, not even where that is to be asked for at once: a process that is forked now may be the one that
+        // uses it, and whoever uses it asks.
         fd_table::set(fd, Entry::Socket(slot.index));
-        if config::attach() == Attach::Connect {
-            meet::data_call(slot, fd);
-        }
     }
     Outcome::Done(fd)
 }
