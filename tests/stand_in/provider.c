@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
@@ -416,7 +417,8 @@ static bool open_process(void)
     snprintf(path, sizeof path, "%s/stand-in.%d.%d", folder ? folder : "/tmp", getpid(), opened++);
     memcpy(own.sun_path, path, sizeof path);
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-    if (bind(fd, (void *)&own, sizeof own)) return false;
+    // Peers may be other users' programs.
+    if (bind(fd, (void *)&own, sizeof own) || chmod(path, 0777)) return false;
     sock = host->hide(host->context, fd);
     owner = getpid();
     begin();
