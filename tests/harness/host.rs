@@ -24,7 +24,13 @@ pub struct Host {
 #[track_caller]
 pub fn one() -> Host {
     made_by("one");
-    Host { address: said("ADDRESS"), address6: said("ADDRESS6"), device: said("DEVICE"), namespace: None, stand_in: None }
+    Host {
+        address: said("ADDRESS"),
+        address6: said("ADDRESS6"),
+        device: said("DEVICE"),
+        namespace: None,
+        stand_in: None,
+    }
 }
 
 /// `scripts/vm namespaces --once`, or the stand-in's two hosts.
@@ -55,7 +61,13 @@ pub struct Peer {
 #[track_caller]
 pub fn guest() -> (Host, Peer) {
     made_by("guests");
-    let host = Host { address: said("ADDRESS"), address6: said("ADDRESS6"), device: said("DEVICE"), namespace: None, stand_in: None };
+    let host = Host {
+        address: said("ADDRESS"),
+        address6: said("ADDRESS6"),
+        device: said("DEVICE"),
+        namespace: None,
+        stand_in: None,
+    };
     (host, Peer { address: said("PEER"), server: said("HOST") == "2", shared: said("SHARED").into() })
 }
 

@@ -99,7 +99,7 @@ mod tests {
         (slot, family::existing().unwrap().registry)
     }
 
-    fn took(close: impl FnOnce()) -> Duration {
+    fn took<R>(close: impl FnOnce() -> R) -> Duration {
         let begun = Instant::now();
         close();
         begun.elapsed()
