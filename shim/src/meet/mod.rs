@@ -120,8 +120,7 @@ fn waited_enough(slot: SlotRef, fd: RawFd) -> bool {
     let waited = sys::tick_ns().saturating_sub(slot.asked_at.load(Ordering::Relaxed));
     let channel = CHANNEL.load(Ordering::Acquire);
     let served = || addresses::of(fd).is_some_and(|addresses| matches!(san::way(&addresses), Way::Served { .. }));
-    waited >= ENOUGH_NS
-        || waited >= LEAST_NS && packet::all_read(channel) && packet::is_quiet(channel) && !served()
+    waited >= ENOUGH_NS || waited >= LEAST_NS && packet::all_read(channel) && packet::is_quiet(channel) && !served()
 }
 
 /// The connection is there: its row appears. The kernel is asked for nothing: it may be over in a moment.
