@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use libc::{c_int, c_short, c_ulong, fd_set, nfds_t, pollfd, sigset_t};
 
-use super::sleep::{Borrowed, Standing, Way, stand};
+use super::sleep::{self, Borrowed, Standing, Way, stand};
 use smallvec::SmallVec;
 
 use super::{Conn, anchor, far, ready, receive, send, spin};
