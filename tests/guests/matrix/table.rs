@@ -53,7 +53,7 @@ impl Table {
             cell.what()
         );
         // At once: who waits for a guest sees how far it has come.
-        println!("{line}{}", if complaints.is_empty() { "" } else { "  WRONG" });
+        println!("{line}{}", complaints.iter().map(|what| format!("\n   WRONG: {what}")).collect::<String>());
         self.lines.push(line);
         if !complaints.is_empty() {
             let _ = writeln!(self.failures, "{}, {way:?}: {}", program.name, complaints.join("\n  "));
