@@ -130,7 +130,8 @@ fn programs_between_hosts() {
     let plain = !between.has_devices() || std::env::var_os("TANDEM_TESTS_PLAIN").is_some();
     let mut table = Table::new("programs_between_hosts");
     let mut port = 7100;
-    for program in programs::all().into_iter().chain(services::all()).filter(|program| wanted(program.name)) {
+    let all = programs::all().into_iter().chain(services::all());
+    for program in all.filter(|program| wanted(program, between.has_devices())) {
         let mut native = Vec::new();
         let alone = [Way::ServerOnly, Way::ClientOnly].into_iter().filter(|_| program.alone && plain);
         for way in [Way::Neither, Way::Both].into_iter().chain(alone) {
@@ -147,9 +148,17 @@ fn programs_between_hosts() {
     table.print(&between.witness());
 }
 
-/// By hand: `TANDEM_TESTS_PROGRAMS=redis,iperf3` runs these alone, `TANDEM_TESTS_PLAIN=1` in guests too with one end under Tandem.
-fn wanted(name: &str) -> bool {
-    std::env::var("TANDEM_TESTS_PROGRAMS").map_or(true, |names| names.split(',').any(|wanted| name.contains(wanted)))
+/// In guests, where each takes half a minute, these and once each; all of them by the stand-in.
+const IN_GUESTS: &str = "redis,memcached,http.server,socat,nginx,PostgreSQL,sshd";
+
+/// By hand: `TANDEM_TESTS_PROGRAMS=redis,iperf3` runs these alone, in all their forms, `TANDEM_TESTS_PLAIN=1` in guests too with one end under
+/// Tandem.
+fn wanted(program: &Program, devices: bool) -> bool {
+    let named = |names: &str| names.split(',').any(|wanted| program.name.contains(wanted));
+    match std::env::var("TANDEM_TESTS_PROGRAMS") {
+        Ok(names) => named(&names),
+        Err(_) => !devices || named(IN_GUESTS) && program.alone,
+    }
 }
 
 fn one_way(program: &Program, stage: &Stage) -> (Vec<String>, Cell) {
