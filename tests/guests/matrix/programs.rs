@@ -104,7 +104,7 @@ fn http_server(stage: &Stage) -> Vec<String> {
 
 /// A forked child a connection writes what comes behind what has come; without an emulated device it is all the faster.
 fn socat(stage: &Stage) -> Vec<String> {
-    let largest = if stage.between.has_devices() { 16 * MIB } else { 128 * MIB };
+    let largest = if stage.between.has_devices() { 64 * MIB } else { 128 * MIB };
     let content: Vec<u8> = (0..largest).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u8).collect();
     let got = stage.scratch.file("got");
     let launch = Launch::new("socat-server", system_program("socat"));
