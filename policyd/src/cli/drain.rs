@@ -14,6 +14,7 @@ use crate::control::{self, Answer, Ask, Draining};
 use crate::registry::SsRow;
 
 const LOOK: Duration = Duration::from_millis(20);
+const AGAIN: Duration = Duration::from_millis(300);
 
 #[derive(Serialize)]
 struct Report {
@@ -63,6 +64,7 @@ fn one(drain: &Drain, subject: Subject) -> Result<Report> {
         bail!("policyd answered something else")
     };
     let until = Instant::now() + Duration::from_secs(drain.wait);
+    let mut again = Instant::now() + AGAIN;
     let (left, known) = loop {
         let rows = if before.is_empty() { Vec::new() } else { rows(&drain.show)? };
         let mut left: Vec<_> = rows.iter().filter(|row| is_meant(row, subject) && is_carried(row)).cloned().collect();
@@ -70,6 +72,11 @@ fn one(drain: &Drain, subject: Subject) -> Result<Report> {
         left.retain(|row| before.contains(&key(row)));
         if left.is_empty() || Instant::now() > until {
             break (left, rows);
+        }
+        if Instant::now() > again {
+            // An end that was told first may have been offered a switch-over by one that was not told yet: told anew, it declines.
+            ask(&drain.show, Ask::Drain(asked))?;
+            again = Instant::now() + AGAIN;
         }
         sleep(LOOK);
     };
