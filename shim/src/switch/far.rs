@@ -56,6 +56,11 @@ fn is_dead(conn: &Conn) -> bool {
     conn.out.load(Word::Dead) != 0
 }
 
+/// What this end stores does not travel any more; or not from here, for this is a forked child.
+fn is_mute(conn: &Conn) -> bool {
+    is_dead(conn) || conn.pair.far().is_some_and(|driver| !driver.is_ours())
+}
+
 /// PROPOSED is over: the ring takes bytes.
 #[cold]
 pub fn arrived(conn: &Conn, offset: u64) {
@@ -133,7 +138,7 @@ pub fn finish(conn: &Conn, end: End) {
     while !is_finished(conn, end) {
         if sys::now_ns() > until || !conn.slot.current() {
             let state = conn.slot.send_side().map(|side| side.writer.state());
-            let (index, dead) = (conn.slot.index, is_dead(conn));
+            let (index, dead) = (conn.slot.index, is_mute(conn));
             crate::log::warn(format_args!(
                 "slot {index}: its end does not arrive ({end:?}, {state:?}, dead: {dead}): reset"
             ));
@@ -158,7 +163,7 @@ fn is_finished(conn: &Conn, end: End) -> bool {
     if anchor::broken(bits) || anchor::peer_gone(bits) {
         return true;
     }
-    let dead = is_dead(conn);
+    let dead = is_mute(conn);
     let facts = WriterFacts { travels: true, fail_back: dead, ..WriterFacts::default() };
     let event = side.writer.consider(&conn.out, &facts, |_| false);
     match event {
