@@ -26,6 +26,7 @@
 
 #define COMPANIONS 8192
 #define MEMORIES 4096
+#define REMOTES 512
 #define DEPTH 64
 #define PIECE (64u << 10)
 #define RETRIES_NS 30000000ull
@@ -41,7 +42,7 @@ static struct {
 
 struct memory { uint64_t key; uint8_t *base; uint64_t bytes; struct tandem_domain *domain; bool open, puts; };
 struct remote { uint64_t key, bytes; };
-struct tandem_domain { uint64_t cookie; int companions; struct remote remotes[64]; uint32_t remote_count; };
+struct tandem_domain { uint64_t cookie; int companions; struct remote remotes[REMOTES]; uint32_t remote_count; };
 struct order { uint64_t key, offset, token, due; uint32_t bytes, note, flags, sent; const uint8_t *from; uint8_t immediate[TANDEM_IMMEDIATE_BYTES]; };
 struct tandem_companion {
     struct tandem_domain *domain;
@@ -143,7 +144,7 @@ static bool send_orders(struct tandem_companion *companion)
         const uint8_t *from = order->flags & TANDEM_IMMEDIATE ? order->immediate : order->from;
         int error = say(&companion->to, &header, bytes ? from + order->sent : NULL);
         if (error == EAGAIN || error == ENOBUFS) return true;
-        if (error) { companion->dies_at = now_ns() + RETRIES_NS; return true; }
+        if (error) { if (!companion->dies_at) companion->dies_at = now_ns() + RETRIES_NS; return true; }
         companion->sent++;
         order->sent += bytes;
         if (!last) continue;
@@ -315,7 +316,7 @@ static int32_t share_(struct tandem_domain *domain, uint32_t number, struct tand
 }
 static int32_t adopt_(struct tandem_domain *domain, const struct tandem_share *share, uint32_t *remote, uint64_t *bytes)
 {
-    return LOCKED(int32_t, int32_t code = domain->remote_count == 64 ? -ENOBUFS : 0;
+    return LOCKED(int32_t, int32_t code = domain->remote_count == REMOTES ? -ENOBUFS : 0;
                   if (!code) { struct remote *place = &domain->remotes[*remote = domain->remote_count++];
                                memcpy(&place->key, share->bytes, 8); memcpy(&place->bytes, share->bytes + 8, 8); *bytes = place->bytes; } code;);
 }
