@@ -131,7 +131,7 @@ struct tandem_put {
 };
 
 /* Kinds of completions, and what `cookie` names: Q the queue, D a domain, M memory, C a companion. */
-#define TANDEM_READY 1u      /* D: its device is open, or why not. M: it is registered, or why not. C: endpoint has an answer, or why not */
+#define TANDEM_READY 1u      /* D: its device is open, or why not; once more when that has gone. M: it is registered, or why not. C: endpoint has an answer, or why not */
 #define TANDEM_CONNECTED 2u  /* C: puts may be made, or why not. That they arrive, the first one shows that is reported */
 #define TANDEM_LANDED 3u     /* C: the put with this token, and all before it, are in the peer's memory (a fetch: in ours) */
 #define TANDEM_NOTIFIED 4u   /* C: the peer has notified; see poll */

@@ -359,13 +359,15 @@ impl Adapter {
 
 /// What the device tells.
 impl Adapter {
-    pub fn handle_events(&self, queue: &Queue) {
+    /// True: it has gone.
+    pub fn handle_events(&self, queue: &Queue) -> bool {
+        let mut gone = false;
         while let Some(event) = self.context.take_event() {
             host::log(Level::Info, format_args!("{}: {event:?}", self.name));
             match event {
                 Event::PortDown(port) => self.kill(queue, Errno(libc::ENETDOWN), |companion| companion.port() == port),
                 Event::Addresses(port) => self.addresses_changed(queue, port),
-                Event::DeviceGone => self.lose(queue, Errno(libc::ENODEV)),
+                Event::DeviceGone => gone = true,
                 Event::QueueLost => self.lose(queue, Errno(libc::EIO)),
                 Event::PairLost(pair) => {
                     self.kill(queue, Errno(libc::EIO), |companion| companion.pair_number() == pair)
@@ -375,6 +377,7 @@ impl Adapter {
             crate::addresses::forget();
             queue.tell(kind::CHANGED, 0, queue.cookie);
         }
+        gone
     }
 
     fn addresses_changed(&self, queue: &Queue, port: u8) {
@@ -391,6 +394,13 @@ impl Adapter {
     pub fn lose(&self, queue: &Queue, why: Errno) {
         self.close();
         self.kill(queue, why, |_| true);
+    }
+
+    /// Its companions, which are dead, keep nothing of it. Those that were to be polled away have been.
+    pub fn let_go(&self) {
+        self.companions().iter().for_each(|companion| companion.let_go());
+        self.draining.take().iter().for_each(Companion::drained);
+        drop((self.owing.take(), self.refused.take()));
     }
 
     fn kill(&self, queue: &Queue, why: Errno, which: impl Fn(&Companion) -> bool) {

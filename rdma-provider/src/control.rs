@@ -71,6 +71,10 @@ impl Block {
         Ok(Arc::new(Block { region, base, used: AtomicU64::new(0) }))
     }
 
+    pub fn is_unused(&self) -> bool {
+        self.used.load(Ordering::Acquire) == 0
+    }
+
     /// A free slot, zeroed.
     pub fn take(self: &Arc<Self>) -> Option<Slot> {
         let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {

@@ -187,7 +187,7 @@ impl Domain {
 
 /// On the provider's thread.
 impl Domain {
-    pub fn do_open(&self) {
+    pub fn do_open(self: &Arc<Self>) {
         let result = self.try_open();
         if let Err(Errno(errno)) = result {
             host::log(Level::Warning, format_args!("no device for {:?}: errno {errno}", self.local));
@@ -197,6 +197,7 @@ impl Domain {
             Ok(opened) => State::Open(Arc::new(opened)),
             Err(why) => State::Failed(why),
         };
+        self.queue.domain_is_open(self);
         self.queue.tell(kind::READY, status, self.cookie);
     }
 
@@ -249,6 +250,22 @@ impl Domain {
         }
     }
 
+    /// Its device has gone, and with it all that it had there.
+    pub fn lose(&self, adapter: &Arc<Adapter>, why: Errno) {
+        let mut state = lock(&self.state);
+        match &*state {
+            State::Open(opened) if Arc::ptr_eq(&opened.adapter, adapter) => {}
+            _ => return,
+        }
+        let opened = std::mem::replace(&mut *state, State::Failed(why));
+        drop(state);
+        let regions: Vec<_> = write(&self.memories).iter_mut().flatten().map(|memory| memory.region.take()).collect();
+        // Regions before their domain.
+        drop(regions);
+        drop(opened);
+        self.queue.tell(kind::READY, errors::status(&Err(why)), self.cookie);
+    }
+
     pub fn do_close(&self) {
         let state = std::mem::replace(&mut *lock(&self.state), State::Closing);
         // Regions before their domain.
@@ -285,6 +302,13 @@ impl Opened {
         let slot = block.take().ok_or(Errno(libc::ENOMEM))?;
         blocks.push(block);
         Ok(slot)
+    }
+
+    /// Pages without a slot that is used, but one for the next companions.
+    pub fn tidy_slots(&self) {
+        let mut blocks = lock(&self.blocks);
+        let mut kept = false;
+        blocks.retain(|block| !block.is_unused() || !std::mem::replace(&mut kept, true));
     }
 
     pub fn pair(&self, port: u8) -> Result<Pair> {

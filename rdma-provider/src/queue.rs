@@ -6,12 +6,13 @@
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use tandem_provider::{Completion, kind};
 
 use crate::adapter::{Adapter, lock};
-use crate::errors::{Result, called};
+use crate::domain::Domain;
+use crate::errors::{Errno, Result, called};
 use crate::real;
 use crate::verbs::BATCH;
 use crate::verbs::context::{close_noted, hide_noted};
@@ -25,6 +26,8 @@ pub struct Queue {
     polling: Mutex<()>,
     adapters: RwLock<Vec<Arc<Adapter>>>,
     domains: AtomicUsize,
+    /// Those that have a device.
+    open: Mutex<Vec<Weak<Domain>>>,
 }
 
 #[derive(Default)]
@@ -57,6 +60,7 @@ impl Queue {
             polling: Mutex::new(()),
             adapters: RwLock::default(),
             domains: AtomicUsize::new(0),
+            open: Mutex::default(),
         })
     }
 
@@ -78,16 +82,19 @@ impl Queue {
     /// Nobody polls, and companions that are closed wait for it: what there is becomes news, in its order.
     pub fn sweep(&self) {
         let Ok(_polling) = self.polling.try_lock() else { return };
+        self.adapters().iter().filter(|adapter| adapter.is_draining()).for_each(|adapter| self.empty(adapter));
+    }
+
+    /// While nobody else polls.
+    fn empty(&self, adapter: &Adapter) {
         let mut room = [Completion::default(); BATCH];
-        for adapter in self.adapters().iter().filter(|adapter| adapter.is_draining()) {
-            loop {
-                let mut sink = Sink { queue: self, room: &mut room, count: 0 };
-                adapter.poll(&mut sink);
-                let count = sink.count;
-                room.iter().take(count).for_each(|completion| self.tell_all(*completion));
-                if count < room.len() {
-                    break;
-                }
+        loop {
+            let mut sink = Sink { queue: self, room: &mut room, count: 0 };
+            adapter.poll(&mut sink);
+            let count = sink.count;
+            room.iter().take(count).for_each(|completion| self.tell_all(*completion));
+            if count < room.len() {
+                break;
             }
         }
     }
@@ -161,6 +168,23 @@ impl Queue {
         self.adapters.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// A device has gone, and the kernel waits until nobody has it open: all that there is on it is let go of at once, whatever the
+    /// application's threads do meanwhile. What had been notified becomes news first. On the provider's thread.
+    pub fn lose(&self, adapter: Arc<Adapter>, why: Errno) {
+        {
+            let _polling = lock(&self.polling);
+            self.empty(&adapter);
+            adapter.lose(self, why);
+            // What the failed pairs still tell.
+            self.empty(&adapter);
+            adapter.let_go();
+        }
+        let domains: Vec<_> = lock(&self.open).iter().filter_map(Weak::upgrade).collect();
+        domains.iter().for_each(|domain| domain.lose(&adapter, why));
+        drop((adapter, domains));
+        self.release_unused(false);
+    }
+
     /// Lets go of devices that nobody will use again. On the provider's thread.
     pub fn release_unused(&self, all: bool) {
         let unused = |adapter: &Arc<Adapter>| (all || !adapter.is_open()) && Arc::strong_count(adapter) == 1;
@@ -179,6 +203,13 @@ impl Queue {
         for adapter in &gone {
             unwatch(&self.set, adapter.channel_descriptor());
         }
+    }
+
+    /// It has a device.
+    pub fn domain_is_open(&self, domain: &Arc<Domain>) {
+        let mut open = lock(&self.open);
+        open.retain(|domain| domain.strong_count() > 0);
+        open.push(Arc::downgrade(domain));
     }
 
     pub fn add_domain(&self) {

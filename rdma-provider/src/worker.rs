@@ -169,31 +169,30 @@ impl Worker {
         if entries.first().is_some_and(|entry| entry.revents != 0) {
             hush(self.bell.0);
         }
-        for ((queue, adapter), entry) in adapters.iter().zip(entries.iter().skip(2)) {
-            if entry.revents != 0 {
-                adapter.handle_events(queue);
+        let told: Vec<_> = entries.iter().skip(2).map(|entry| entry.revents != 0).collect();
+        let nodes_gone = match entries.get(1).is_some_and(|entry| entry.revents != 0) {
+            true => self.nodes_changed(nodes),
+            false => Vec::new(),
+        };
+        for ((queue, adapter), told) in adapters.into_iter().zip(told) {
+            let gone = told && adapter.handle_events(&queue);
+            if gone || nodes_gone.contains(&adapter.node) {
+                host::log(host::Level::Info, format_args!("{} has gone", adapter.name));
+                queue.lose(adapter, Errno(libc::ENODEV));
+            } else {
+                drop(adapter);
+                queue.release_unused(false);
             }
         }
-        if entries.get(1).is_some_and(|entry| entry.revents != 0) {
-            self.nodes_changed(nodes, &adapters);
-        }
-        let queues: Vec<_> = adapters.into_iter().map(|(queue, _)| queue).collect();
-        queues.iter().for_each(|queue| queue.release_unused(false));
     }
 
-    /// A device has come or gone. The kernel waits until everybody has let go of one that goes.
-    fn nodes_changed(&self, nodes: &mut Nodes, adapters: &[(Arc<Queue>, Arc<Adapter>)]) {
-        let gone = nodes.take_gone();
+    /// A device has come or gone: the nodes that have gone.
+    fn nodes_changed(&self, nodes: &mut Nodes) -> Vec<String> {
         crate::addresses::forget();
-        for (queue, adapter) in adapters {
-            if gone.contains(&adapter.node) {
-                host::log(host::Level::Info, format_args!("{} has gone", adapter.name));
-                adapter.lose(queue, Errno(libc::ENODEV));
-            }
-        }
         for queue in lock(&self.queues).iter().filter_map(Weak::upgrade) {
             queue.tell(tandem_provider::kind::CHANGED, 0, queue.cookie);
         }
+        nodes.take_gone()
     }
 }
 

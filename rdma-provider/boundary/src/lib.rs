@@ -50,7 +50,7 @@ pub const IMMEDIATE: u32 = 4;
 
 /// What a [`Completion`] tells.
 pub mod kind {
-    /// A domain is open, memory registered, a companion's endpoint there; or why not.
+    /// A domain is open, memory registered, a companion's endpoint there; or why not. Of a domain once more when its device has gone.
     pub const READY: u32 = 1;
     /// Puts may be made; or why not.
     pub const CONNECTED: u32 = 2;

@@ -21,6 +21,9 @@ const FETCHES: u8 = 4;
 impl Companion {
     pub fn do_prepare(self: &Arc<Self>) {
         let result = self.try_prepare();
+        if result.is_err() {
+            self.let_go();
+        }
         let mut inner = lock(&self.inner);
         if inner.life != Life::Preparing {
             return; // closed meanwhile
@@ -156,15 +159,7 @@ impl Companion {
     }
 
     fn finish(&self) {
-        let mut inner = lock(&self.inner);
-        if let Some(opened) = inner.opened.take() {
-            let adapter = &opened.adapter;
-            adapter.leave(self.pair_number.load(Ordering::Acquire));
-            adapter.give_sends(inner.sends.under_way());
-            adapter.give_window(inner.window);
-        }
-        inner.slot = None;
-        drop(inner);
+        self.let_go();
         self.domain.remove_companion();
         self.tell(kind::CLOSED, 0);
     }

@@ -110,6 +110,25 @@ impl Companion {
         }
     }
 
+    /// Its device has gone: the pair and all that it took of the device are given back. Close finds that done.
+    pub fn let_go(&self) {
+        let mut inner = lock(&self.inner);
+        let (pair, slot) = (inner.pair.take(), inner.slot.take());
+        let opened = inner.opened.take();
+        if let Some(opened) = &opened {
+            opened.adapter.leave(self.pair_number());
+            opened.adapter.give_sends(inner.sends.under_way());
+            opened.adapter.give_window(inner.window);
+        }
+        drop(inner);
+        // The pair before what it reaches.
+        drop(pair);
+        drop(slot);
+        if let Some(opened) = opened {
+            opened.tidy_slots();
+        }
+    }
+
     /// From here on nothing of ours lands. The caller tells it.
     pub(super) fn die(&self, inner: &mut Inner, why: Errno) {
         let was_up = std::mem::replace(&mut inner.life, Life::Dead) == Life::Up;
