@@ -40,9 +40,9 @@ static struct {
     int (*poll)(struct pollfd *, nfds_t, int);
 } real;
 
-struct memory { uint64_t key; uint8_t *base; uint64_t bytes; struct tandem_domain *domain; bool open, puts; };
-struct remote { uint64_t key, bytes; };
-struct tandem_domain { uint64_t cookie; int companions; struct remote remotes[REMOTES]; uint32_t remote_count; };
+struct memory { uint64_t key, cookie; uint8_t *base; uint64_t bytes; struct tandem_domain *domain; bool open, puts; };
+struct remote { uint64_t key, bytes; bool taken; };
+struct tandem_domain { uint64_t cookie; int companions; struct remote remotes[REMOTES]; };
 struct order { uint64_t key, offset, token, due; uint32_t bytes, note, flags, sent; const uint8_t *from; uint8_t immediate[TANDEM_IMMEDIATE_BYTES]; };
 struct tandem_companion {
     struct tandem_domain *domain;
@@ -303,11 +303,15 @@ static int32_t close_domain_(struct tandem_domain *domain)
 }
 static int32_t register_(struct tandem_domain *domain, void *base, uint64_t bytes, uint32_t rights, uint64_t cookie, uint32_t *number)
 {
-    return LOCKED(int32_t, uint64_t key = ++next_key; int32_t code = key % MEMORIES == 0 ? -ENOBUFS : 0;
-                  if (!code) { memories[key] = (struct memory){ key, base, bytes, domain, true, rights & TANDEM_PEER_PUTS }; *number = key;
+    return LOCKED(int32_t, uint64_t key = ++next_key; int32_t code = memories[key % MEMORIES].open ? -ENOBUFS : 0;
+                  if (!code) { memories[key % MEMORIES] = (struct memory){ key, cookie, base, bytes, domain, true, rights & TANDEM_PEER_PUTS }; *number = key;
                                tell(TANDEM_READY, 0, cookie, 0, 0); } code;);
 }
-static int32_t release_(struct tandem_domain *domain, uint32_t number) { (void)domain; return LOCKED(int32_t, memories[number % MEMORIES].open = false; 0;); }
+static int32_t release_(struct tandem_domain *domain, uint32_t number)
+{
+    return LOCKED(int32_t, struct memory *memory = &memories[number % MEMORIES]; int32_t code = memory->open && memory->domain == domain ? 0 : -EINVAL;
+                  if (!code) { memory->open = false; tell(TANDEM_CLOSED, 0, memory->cookie, 0, 0); } code;);
+}
 static int32_t share_(struct tandem_domain *domain, uint32_t number, struct tandem_share *to)
 {
     (void)domain;
@@ -316,11 +320,15 @@ static int32_t share_(struct tandem_domain *domain, uint32_t number, struct tand
 }
 static int32_t adopt_(struct tandem_domain *domain, const struct tandem_share *share, uint32_t *remote, uint64_t *bytes)
 {
-    return LOCKED(int32_t, int32_t code = domain->remote_count == REMOTES ? -ENOBUFS : 0;
-                  if (!code) { struct remote *place = &domain->remotes[*remote = domain->remote_count++];
+    return LOCKED(int32_t, int32_t code = -ENOBUFS;
+                  for (uint32_t i = 0; i < REMOTES && code; i++) if (!domain->remotes[i].taken) code = 0, *remote = i;
+                  if (!code) { struct remote *place = &domain->remotes[*remote]; place->taken = true;
                                memcpy(&place->key, share->bytes, 8); memcpy(&place->bytes, share->bytes + 8, 8); *bytes = place->bytes; } code;);
 }
-static int32_t drop_(struct tandem_domain *domain, uint32_t remote) { (void)domain; (void)remote; return 0; }
+static int32_t drop_(struct tandem_domain *domain, uint32_t remote)
+{
+    return LOCKED(int32_t, bool taken = remote < REMOTES && domain->remotes[remote].taken; if (taken) domain->remotes[remote].taken = false; taken ? 0 : -EINVAL;);
+}
 static int32_t create_(struct tandem_domain *domain, uint64_t cookie, struct tandem_companion **to)
 {
     return LOCKED(int32_t, int32_t code = -ENOBUFS;
@@ -369,7 +377,7 @@ static int32_t put_locked(struct tandem_companion *companion, const struct tande
     }
     for (uint32_t i = 0; i < count; i++) {
         const struct tandem_put *put = &puts[i];
-        if (put->kind != TANDEM_PUT || put->remote >= companion->domain->remote_count) return -EINVAL;
+        if (put->kind != TANDEM_PUT || put->remote >= REMOTES || !companion->domain->remotes[put->remote].taken) return -EINVAL;
         struct order *order = &companion->orders[(companion->first + companion->count++) % DEPTH];
         *order = (struct order){ .key = companion->domain->remotes[put->remote].key, .offset = put->remote_offset, .token = put->token,
                                  .due = delay_ns ? now_ns() + delay_ns : 0, .bytes = put->bytes, .note = put->note, .flags = put->flags };

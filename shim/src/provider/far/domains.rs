@@ -22,8 +22,15 @@ pub struct Domain {
     /// It makes no companions any more.
     stale: bool,
     closing: bool,
-    /// The other ends' memory, with its number and size.
-    remotes: Vec<(Share, u32, u64)>,
+    remotes: Vec<Remote>,
+}
+
+/// Another end's memory, as long as there are companions that put there.
+struct Remote {
+    share: Share,
+    number: u32,
+    bytes: u64,
+    conns: u32,
 }
 
 /// Registered memory of some connections.
@@ -33,6 +40,8 @@ pub struct Chunk {
     used: u32,
     landing: u32,
     staging: u32,
+    /// Given back to the device.
+    closing: bool,
 }
 
 #[derive(Default)]
@@ -52,10 +61,10 @@ pub struct Place {
 impl Far {
     /// From the provider: a domain, or a chunk's memory.
     pub(super) fn book_news(&self, named: Named, completion: &Completion) {
-        let (word, ready) = match named {
-            Named::Domain(index) => (self.domains.get(index as usize), told::READY),
-            Named::Landing(index) => (self.chunks.get(index as usize), told::READY),
-            Named::Staging(index) => (self.chunks.get(index as usize), told::STAGING),
+        let (word, ready, closed) = match named {
+            Named::Domain(index) => (self.domains.get(index as usize), told::READY, told::CLOSED),
+            Named::Landing(index) => (self.chunks.get(index as usize), told::READY, told::CLOSED),
+            Named::Staging(index) => (self.chunks.get(index as usize), told::STAGING, told::STAGING_CLOSED),
             Named::Queue | Named::Conn { .. } => return,
         };
         let bits = match completion.kind {
@@ -64,7 +73,7 @@ impl Far {
                 crate::log::info(format_args!("the provider's {named:?} fails: errno {}", -completion.status));
                 told::DEAD
             }
-            kind::CLOSED => told::CLOSED,
+            kind::CLOSED => closed,
             _ => return,
         };
         if let Some(word) = word {
@@ -80,13 +89,41 @@ impl Far {
     fn chunk_told(&self, index: usize) -> u32 {
         self.chunks.get(index).map_or(told::DEAD, |word| word.load(Ordering::Acquire))
     }
+
+    /// No device has it any more: its pages go back to the system.
+    fn forget_chunk(&self, index: usize) {
+        for (at, bytes) in [
+            (layout::landing_chunk(index), layout::LANDING_CHUNK),
+            (layout::staging_chunk(index), layout::STAGING_CHUNK),
+        ] {
+            // SAFETY: whole pages of our mapping, of connections that are closed.
+            unsafe { libc::madvise(self.base.wrapping_add(at).cast(), bytes, libc::MADV_REMOVE) };
+        }
+        if let Some(word) = self.chunks.get(index) {
+            word.store(0, Ordering::Release);
+        }
+    }
+}
+
+impl Domain {
+    /// One companion less puts there.
+    fn forsake(&mut self, far: &Far, number: u32) {
+        let Some(at) = self.remotes.iter().position(|known| known.number == number) else { return };
+        let Some(known) = self.remotes.get_mut(at) else { return };
+        known.conns -= 1;
+        if known.conns == 0 {
+            self.remotes.swap_remove(at);
+            // SAFETY: a domain that is not closed, memory that no companion puts to any more.
+            unsafe { (far.provider.drop_share)(self.handle, number) };
+        }
+    }
 }
 
 impl Domains {
     /// Room for a companion with that host, by the device that serves `local`: a domain and memory are ordered if need be.
     pub fn claim(&mut self, far: &Far, host: u32, local: Address) -> Option<Place> {
         let index = self.domain(far, host, local)?;
-        let free = |chunk: &Chunk| chunk.domain == index && chunk.used != (1 << CHUNK) - 1;
+        let free = |chunk: &Chunk| chunk.domain == index && !chunk.closing && chunk.used != (1 << CHUNK) - 1;
         let healthy = |at: usize| far.chunk_told(at) & told::DEAD == 0;
         let known = self.chunks.iter().enumerate().find(|(at, chunk)| chunk.as_ref().is_some_and(free) && healthy(*at));
         let at = match known.map(|(at, _)| at) {
@@ -101,14 +138,17 @@ impl Domains {
         Some(Place { number: at as u32 * CHUNK as u32 + bit, domain: index, handle: domain.handle })
     }
 
-    /// The companion there is closed.
-    pub fn give_back(&mut self, far: &Far, place: Place) {
+    /// The companion there is closed, which has put to that memory of the other end's.
+    pub fn give_back(&mut self, far: &Far, place: Place, remote: Option<u32>) {
         let (at, bit) = (place.number as usize / CHUNK, place.number as usize % CHUNK);
         if let Some(Some(chunk)) = self.chunks.get_mut(at) {
             chunk.used &= !(1 << bit);
         }
         if let Some(Some(domain)) = self.domains.get_mut(place.domain) {
             domain.conns -= 1;
+            if let Some(number) = remote {
+                domain.forsake(far, number);
+            }
         }
         self.tidy(far);
     }
@@ -138,8 +178,9 @@ impl Domains {
     /// The number of the other end's memory, and its size.
     pub fn adopt(&mut self, far: &Far, index: usize, share: &Share) -> Option<(u32, u64)> {
         let domain = self.domains.get_mut(index)?.as_mut()?;
-        if let Some((_, number, bytes)) = domain.remotes.iter().find(|(known, ..)| known == share) {
-            return Some((*number, *bytes));
+        if let Some(known) = domain.remotes.iter_mut().find(|known| known.share == *share) {
+            known.conns += 1;
+            return Some((known.number, known.bytes));
         }
         let (mut number, mut bytes) = (0, 0);
         // SAFETY: a domain that is open, places of this frame.
@@ -147,7 +188,7 @@ impl Domains {
         if code < 0 {
             return None;
         }
-        domain.remotes.push((*share, number, bytes));
+        domain.remotes.push(Remote { share: *share, number, bytes, conns: 1 });
         Some((number, bytes))
     }
 
@@ -161,9 +202,7 @@ impl Domains {
                 for (at, chunk) in self.chunks.iter_mut().enumerate() {
                     if chunk.as_ref().is_some_and(|chunk| chunk.domain == index) {
                         *chunk = None;
-                        if let Some(word) = far.chunks.get(at) {
-                            word.store(0, Ordering::Release);
-                        }
+                        far.forget_chunk(at);
                     }
                 }
                 if let Some(word) = far.domains.get(index) {
@@ -175,6 +214,32 @@ impl Domains {
             if domain.stale && domain.conns == 0 && !domain.closing {
                 // SAFETY: a domain without companions, not used again.
                 domain.closing = unsafe { (far.provider.close_domain)(domain.handle) } >= 0;
+            }
+        }
+        self.tidy_chunks(far);
+    }
+
+    /// One empty chunk of each domain is kept for the next connections: the others' memory is locked for nobody.
+    fn tidy_chunks(&mut self, far: &Far) {
+        const BOTH: u32 = told::CLOSED | told::STAGING_CLOSED;
+        let mut kept = [false; MOST];
+        for (at, place) in self.chunks.iter_mut().enumerate() {
+            let Some(chunk) = place else { continue };
+            let bits = far.chunk_told(at);
+            if chunk.closing && bits & BOTH == BOTH {
+                *place = None;
+                far.forget_chunk(at);
+                continue;
+            }
+            let Some(Some(domain)) = self.domains.get(chunk.domain) else { continue };
+            let Some(kept) = kept.get_mut(chunk.domain).filter(|_| chunk.used == 0 && !chunk.closing) else { continue };
+            if (bits & told::DEAD == 0 && !std::mem::replace(kept, true)) || domain.closing {
+                continue;
+            }
+            chunk.closing = true;
+            for number in [chunk.landing, chunk.staging] {
+                // SAFETY: a domain that is open, memory of its that no companion has any more.
+                unsafe { (far.provider.release_memory)(domain.handle, number) };
             }
         }
     }
@@ -222,7 +287,9 @@ impl Domains {
         let (landing, staging) = (layout::landing_chunk(at), layout::staging_chunk(at));
         let landing = register(landing, layout::LANDING_CHUNK, PEER_PUTS, Named::Landing(at as u32))?;
         let staging = register(staging, layout::STAGING_CHUNK, 0, Named::Staging(at as u32));
-        let fresh = Chunk { domain, used: 0, landing, staging: staging.unwrap_or(0) };
+        // Half of one goes with its domain.
+        let closing = staging.is_none();
+        let fresh = Chunk { domain, used: 0, landing, staging: staging.unwrap_or(0), closing };
         match self.chunks.get_mut(at) {
             Some(place) => *place = Some(fresh),
             None => self.chunks.push(Some(fresh)),

@@ -39,6 +39,8 @@ pub(super) struct Meeting {
     pub(super) life: Life,
     /// All bits of [`told`] so far.
     pub(super) known: u32,
+    /// The other end's memory.
+    remote: Option<u32>,
     /// What the other end has said.
     peer: Option<tandem_protocol::message::Blob>,
     /// It is connected: what comes before that would be lost, and the queue pair with it.
@@ -196,7 +198,7 @@ impl Far {
         // Before it is made: another thread may be told at once that it is ready.
         self.clean(place.number, found.far, found.role, slot);
         let Some(handle) = self.make(place, &local, &remote, fd) else {
-            book.domains.give_back(self, place);
+            book.domains.give_back(self, place, None);
             return Err(Reason::NoProvider);
         };
         slot.conn.store(place.number, Ordering::Relaxed);
@@ -210,6 +212,7 @@ impl Far {
             handle,
             life: Life::Preparing,
             known: 0,
+            remote: None,
             peer: None,
             confirmed: false,
             closing: false,
@@ -415,6 +418,7 @@ impl Far {
     ) -> Result<(), Reason> {
         let theirs = Endpoint::decode(blob.content()).ok_or(Reason::PeerUnable)?;
         let (remote, bytes) = domains.adopt(self, meeting.place.domain, &theirs.share).ok_or(Reason::PeerMisbehaved)?;
+        meeting.remote = Some(remote);
         if !theirs.fits(bytes) {
             return Err(Reason::PeerMisbehaved);
         }
@@ -493,12 +497,13 @@ impl Far {
 
     fn end(&self, book: &mut Book, number: u32) {
         self.close(book, number);
-        let over = |meeting: &mut Meeting| (meeting.known & told::CLOSED != 0).then_some(meeting.place);
-        if let Some(place) = book.at(number).and_then(over) {
+        let over =
+            |meeting: &mut Meeting| (meeting.known & told::CLOSED != 0).then_some((meeting.place, meeting.remote));
+        if let Some((place, remote)) = book.at(number).and_then(over) {
             if let Some(entry) = book.meetings.get_mut(number as usize) {
                 *entry = None;
             }
-            book.domains.give_back(self, place);
+            book.domains.give_back(self, place, remote);
         }
     }
 }

@@ -122,6 +122,8 @@ mod told {
     pub const SLOT_GONE: u32 = 128;
     /// Of a chunk: the memory that we write is registered.
     pub const STAGING: u32 = 256;
+    /// Of a chunk: it is released.
+    pub const STAGING_CLOSED: u32 = 512;
 }
 
 static FAR: AtomicPtr<Far> = AtomicPtr::new(std::ptr::null_mut());
