@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,6 +98,17 @@ static void shorts(const struct sockaddr_in *to, int count, int life)
     while (!over) pause();
 }
 
+/* A socket that does not block may have no room: then there will be some. */
+static void answer(int fd, const char *bytes, size_t count)
+{
+    for (size_t done = 0; done < count;) {
+        ssize_t sent = send(fd, bytes + done, count - done, MSG_NOSIGNAL);
+        if (sent > 0) done += (size_t)sent;
+        else if (errno == EAGAIN) poll(&(struct pollfd){ .fd = fd, .events = POLLOUT }, 1, -1);
+        else die("send");
+    }
+}
+
 static void serve(const struct sockaddr_in *at)
 {
     int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), set = epoll_create1(EPOLL_CLOEXEC);
@@ -119,7 +131,7 @@ static void serve(const struct sockaddr_in *at)
             }
             ssize_t got = recv(fd, bytes, sizeof bytes, 0);
             if (got > 0) {
-                if (send(fd, bytes, (size_t)got, MSG_NOSIGNAL) != got) die("send");
+                answer(fd, bytes, (size_t)got);
             } else if (got == 0 || errno != EAGAIN) {
                 close(fd);
             }
