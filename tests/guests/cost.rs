@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tandem_tests::host::{self, Host};
 use tandem_tests::patience::within;
-use tandem_tests::policyd::Row;
 use tandem_tests::{End, Launch, Policyd, Proof, Running, Scratch, programs};
 
 use crate::verbs::new_key;
@@ -65,16 +64,19 @@ impl Alone {
         server
     }
 
-    fn carried(&self) -> Vec<Row> {
-        // One that is busy with a thousand of them may be slow.
-        let rows = self.policyds.iter().flat_map(|policyd| policyd.look().unwrap_or_default());
-        rows.filter(|row| row.provider == "verbs" && row.carried()).collect()
+    /// Ends that have been carried so far. Cheap to ask for, and asked seldom: what a policyd is busy with is to be tested.
+    fn carried(&self) -> u64 {
+        let carried = |policyd: &Policyd| policyd.ask(&["status", "--json"]).ok()?["carried"].as_u64();
+        self.policyds.iter().filter_map(carried).sum()
     }
 
-    /// Companions and waiting ends that either policyd still knows.
-    fn known(&self) -> u64 {
-        let number = |policyd: &Policyd, name: &str| policyd.status().whole[name].as_u64().expect("a number");
-        self.policyds.iter().map(|policyd| number(policyd, "far") + number(policyd, "far_parked")).sum()
+    /// Companions and waiting ends that either policyd still knows, if both answer.
+    fn known(&self) -> Option<u64> {
+        let known = |policyd: &Policyd| {
+            let status = policyd.ask(&["status", "--json"]).ok()?;
+            Some(status["far"].as_u64()? + status["far_parked"].as_u64()?)
+        };
+        self.policyds.iter().map(known).sum()
     }
 }
 
@@ -115,24 +117,28 @@ fn a_thousand_connections_between_two_processes() {
     let server = alone.serve(7100);
     let before = resident_kb(&server);
     let mut client = alone.crowd("hold", 7100, &[&COUNT.to_string()]);
-    let all = within(LONG, MOMENT, || alone.carried().len() >= 2 * COUNT || client.ended());
-    assert!(all && !client.ended(), "{} ends of {} are carried", alone.carried().len(), 2 * COUNT);
+    let all = within(LONG, Duration::from_secs(2), || alone.carried() >= 2 * COUNT as u64 || client.ended());
+    assert!(all && !client.ended(), "{} ends of {} are carried", alone.carried(), 2 * COUNT);
     let (held, each_kb) = (kept(&server), (resident_kb(&server).saturating_sub(before)) as usize / COUNT);
     assert_eq!(held.queues, 1, "{held:?}");
     assert!((COUNT..COUNT + 8).contains(&held.pairs), "{held:?}");
     // Two for eight connections, and some for control.
     assert!(held.regions <= COUNT / 8 * 2 + 32, "{held:?}");
-    let native = alone.policyds[1].ask(&["ss", "--json"]).expect("tandem ss");
     let named = |row: &serde_json::Value| row["native"].as_str().is_some_and(|text| text.contains(" qp "));
-    assert_eq!(native.as_array().expect("rows").iter().filter(|row| named(row)).count(), COUNT);
+    let all_named = within(LONG, MOMENT, || {
+        let rows = alone.policyds[1].ask(&["ss", "--json"]).unwrap_or_default();
+        rows.as_array().is_some_and(|rows| rows.iter().filter(|row| named(row)).count() == COUNT)
+    });
+    assert!(all_named, "not every row names its queue pairs");
     client.signal(libc::SIGTERM);
     let outcome = client.wait(LONG);
     assert_eq!(
         (outcome.text(), outcome.end),
         (format!("connected\n{COUNT} connections, every byte right\n"), End::Exit(0))
     );
-    let gone = within(LONG, MOMENT, || kept(&server).pairs <= 1 && alone.known() == 0);
-    assert!(gone, "{:?}, {} known to the policyds", kept(&server), alone.known());
+    // Memory for eight connections is kept for the next ones, and a page for control.
+    let little = || kept(&server).pairs <= 2 && kept(&server).regions <= 4 && alone.known() == Some(0);
+    assert!(within(LONG, MOMENT, little), "{:?}, {:?} known to the policyds", kept(&server), alone.known());
     let mut proof = Proof::new("a_thousand_connections_between_two_processes");
     proof.fact(format!("{COUNT} connections by verbs at both ends, every byte right; the server then: {held:?}"));
     proof.fact(format!("{each_kb} KiB of its memory each; once they are closed: {:?}", kept(&server)));
@@ -151,8 +157,9 @@ fn a_thousand_short_connections_leave_nothing() {
         let said = format!("{count} connections, every byte right\n");
         assert!(within(LONG, MOMENT, || client.stdout().contains(&said) || client.ended()), "{}", client.stdout());
         // Not even while the client lives.
-        let gone = within(LONG, MOMENT, || kept(&server).pairs <= 1 && kept(&client).pairs <= 1 && alone.known() == 0);
-        assert!(gone, "{:?} {:?}, {} known", kept(&server), kept(&client), alone.known());
+        let gone =
+            within(LONG, MOMENT, || kept(&server).pairs <= 1 && kept(&client).pairs <= 1 && alone.known() == Some(0));
+        assert!(gone, "{:?} {:?}, {:?} known", kept(&server), kept(&client), alone.known());
         client.signal(libc::SIGTERM);
         assert_eq!(client.wait(LONG).end, End::Exit(0));
         left.push(kept(&server));

@@ -305,6 +305,7 @@ fn a_wire_that_comes_and_goes() {
         }
         load.idle();
         bytes += load.finish("a wire that comes and goes");
+        eprintln!("round {round}: {} fail-backs", between.fail_backs() - before);
     }
     await_healed(&between);
     load(&between, 7590).finish("afterwards");
