@@ -1,10 +1,13 @@
 //! What a wait tries before it sleeps: it looks at what the other end will store, and lets others run meanwhile.
 //!
 //! A sleep and a wake cost 3 µs on one core and 40 from one to another; a store is seen in a tenth of one. So a waiter looks
-//! for about as long as a sleep and a wake cost, if that has paid of late, and offers its core (sched_yield(2)) between
-//! looks. Where each end has a core of its own the offer is declined in a fraction of a microsecond. Where they share one,
-//! it is what lets the other end go on, without a sleep, a wake or its system calls. Nobody who wants the core waits for a
-//! spinner.
+//! for as long as the other end takes to wake up and answer, if that has paid of late, and offers its core (sched_yield(2))
+//! between looks. Where each end has a core of its own the offer is declined in a fraction of a microsecond. Where they share
+//! one, it is what lets the other end go on, without a sleep, a wake or its system calls. Nobody who wants the core waits for
+//! a spinner.
+//!
+//! Of a program with many threads as many spin as there are cores, the last that began. One that finds nothing itself, but
+//! whose core others took, has kept it awake for them: that is not held against it.
 //!
 //! Who offers its core to a program that computes gets it back a time slice later, when a sleeper that was woken would have
 //! had it at once: then nothing is tried for a while.
@@ -13,8 +16,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crate::{quota, real, sys};
 
-/// About what a sleep and a wake cost: so much of this thread's own time.
-const OWN_NS: u64 = 40_000;
+/// So much of this thread's own time: two wakes from core to core, and what is done between them. Were it less, two ends that
+/// had both fallen asleep would never again find each other awake.
+const OWN_NS: u64 = 100_000;
 /// Looks before the first offer, and between two.
 const FIRST_LOOKS: u32 = 64;
 const LOOKS: u32 = 16;
@@ -23,8 +27,8 @@ const TAKEN_NS: u64 = 1_000;
 /// Whoever took it so long was computing, unless as much came meanwhile as only a busy peer sends.
 const LONG_NS: u64 = 500_000;
 const BUSY_BYTES_A_MICROSECOND: u64 = 8;
-/// How long nothing is tried then: a slice of 4 ms is half a percent of it.
-const CROWDED_NS: u64 = 800_000_000;
+/// Nothing is tried then for so many times as long.
+const CROWDED_TIMES: u64 = 20;
 
 /// How well it did of late: above zero it is tried, below now and then.
 static CREDIT: AtomicI32 = AtomicI32::new(8);
@@ -33,6 +37,8 @@ const MOST_CREDIT: i32 = 16;
 const RETRY_AFTER: u32 = 64;
 /// The other end was seen to run on this core: it is offered first, and looked afterwards.
 static SHARED: AtomicBool = AtomicBool::new(false);
+/// How many threads have begun.
+static BEGUN: AtomicU32 = AtomicU32::new(0);
 /// CLOCK_MONOTONIC, ns.
 static CROWDED_UNTIL: AtomicU64 = AtomicU64::new(0);
 
@@ -52,7 +58,7 @@ fn crowded() -> bool {
 pub fn spin(ready: impl Fn() -> bool, backlog: impl Fn() -> u64) -> bool {
     let mut looks = if SHARED.load(Ordering::Relaxed) { 1 } else { FIRST_LOOKS };
     let (mut own, mut shared, mut away) = (0, false, 0);
-    let mut began = 0;
+    let (mut began, mut number) = (0, 0);
     loop {
         for _ in 0..looks {
             if ready() {
@@ -68,11 +74,15 @@ pub fn spin(ready: impl Fn() -> bool, backlog: impl Fn() -> u64) -> bool {
         let offered = sys::now_ns();
         if began == 0 {
             began = offered;
+            number = BEGUN.fetch_add(1, Ordering::Relaxed);
         }
         own += offered - began;
-        if own >= OWN_NS {
+        let later = BEGUN.load(Ordering::Relaxed).wrapping_sub(number);
+        if own >= OWN_NS || later > processors() {
             note(shared, away, &|| 0);
-            credit(-1);
+            if !shared {
+                credit(-1);
+            }
             return false;
         }
         // SAFETY: has no arguments.
@@ -92,8 +102,24 @@ fn note(shared: bool, away: u64, backlog: &impl Fn() -> u64) {
         SHARED.store(shared, Ordering::Relaxed);
     }
     if away >= LONG_NS && backlog() < away / 1_000 * BUSY_BYTES_A_MICROSECOND {
-        CROWDED_UNTIL.store(sys::tick_ns() + CROWDED_NS, Ordering::Relaxed);
+        CROWDED_UNTIL.store(sys::tick_ns() + CROWDED_TIMES * away, Ordering::Relaxed);
     }
+}
+
+/// Processors this process may run on, asked once.
+fn processors() -> u32 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let known = COUNT.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    // SAFETY: an all-zero set is valid, and has the stated size.
+    let count = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) != 0 { 1 } else { libc::CPU_COUNT(&set) }
+    };
+    COUNT.store(count.max(1) as u32, Ordering::Relaxed);
+    count.max(1) as u32
 }
 
 fn credit(by: i32) {
