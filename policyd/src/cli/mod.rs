@@ -59,7 +59,7 @@ enum Command {
 
 #[derive(Args)]
 struct Run {
-    /// When a connection looks for its other end: at once, after three data calls that moved bytes, or never
+    /// When a connection looks for its other end: at once, when it has shown that it lives on (a second exchange, or eight data calls), or never
     #[arg(long, env = "TANDEM_ATTACH", value_name = "WHEN", default_value = "data")]
     attach: Attach,
     /// The policyd to use [default: the system's if it answers, else your own, started if need be]

@@ -70,7 +70,7 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
         Reason::Connecting => ("it is being connected", "wait; if it stays so, look at the route and the firewall"),
         Reason::Listening => ("it listens, and carries nothing", "none is needed"),
         Reason::FewCalls => (
-            "fewer than three data calls have moved bytes, or another process holds the socket",
+            "no second exchange has begun and fewer than eight data calls have moved bytes, or another process holds the socket",
             "wait; --attach connect asks at once; let the forked process close the socket",
         ),
         Reason::WaitingForPeer => (

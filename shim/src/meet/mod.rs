@@ -1,12 +1,13 @@
 //! Meeting: the switch's side of the conversation with policyd.
 //!
-//! `packet` is one packet with descriptors, `addresses` names a connection, `examination` keeps a close from overtaking policyd's look at the socket, `san`
+//! `packet` is one packet with descriptors, `addresses` names a connection, `counting` says when it asks, `examination` keeps a close from overtaking policyd's look at the socket, `san`
 //! knows which addresses devices serve, `drain` what is to stay on TCP; here are the channel (opened when a connection first wants its other end, opened anew after a fork, a change of user, or
 //! policyd's death), the meets, and the answers. Nothing here waits: answers are collected by whichever call comes next,
 //! told by one word of shared memory that there are any.
 
 mod addresses;
 mod attach;
+mod counting;
 mod drain;
 pub mod examination;
 pub mod packet;
@@ -28,14 +29,12 @@ use crate::lock::Lock;
 use crate::provider::{far, plugin};
 use crate::slot::{self, SlotRef, Stage, flag};
 use crate::switch::anchor;
+use crate::switch::sleep;
 use crate::{family, fd_table, hidden, real, sys, wake};
 pub use addresses::of as addresses_of;
 pub use attach::{slot_ending, slot_named, still_sound};
 use packet::Arrival;
 
-/// Data calls that have moved bytes before a connection asks for its other end, unless it asks at once. One exchange and the
-/// end of the stream are fewer.
-const CALLS: u32 = 3;
 /// Data calls after which a connection waits no longer for its other end.
 const ENOUGH: u32 = 2_000;
 /// It looks once in so many calls from then on.
@@ -69,16 +68,18 @@ pub fn data_call(slot: SlotRef, fd: RawFd) {
 
 /// The kernel has carried bytes in a data call.
 #[inline]
-pub fn has_moved(slot: SlotRef, fd: RawFd) {
+pub fn has_moved(slot: SlotRef, fd: RawFd, way: sleep::Way) {
     if slot.is_before(Stage::Meeting) && config::attach() == Attach::Data {
-        count(slot, fd);
+        count(slot, fd, way);
     }
 }
 
 #[cold]
 fn begins(slot: SlotRef, fd: RawFd) {
     let calls = match (slot.stage(), config::attach()) {
-        (Stage::Meeting, _) | (_, Attach::Connect) => slot.data_calls.fetch_add(1, Ordering::Relaxed) + 1,
+        (Stage::Meeting, _) | (_, Attach::Connect) => {
+            (slot.data_calls.fetch_add(1, Ordering::Relaxed) + 1) & counting::CALLS
+        }
         _ => 0,
     };
     match (slot.stage(), config::attach()) {
@@ -93,12 +94,13 @@ fn begins(slot: SlotRef, fd: RawFd) {
 }
 
 #[cold]
-fn count(slot: SlotRef, fd: RawFd) {
+fn count(slot: SlotRef, fd: RawFd, way: sleep::Way) {
     if slot.stage() == Stage::New {
         announce(slot, fd);
     }
-    let calls = slot.data_calls.fetch_add(1, Ordering::Relaxed) + 1;
-    if calls >= CALLS && slot.stage() == Stage::Counting {
+    if let Some(calls) = counting::count(&slot.data_calls, way)
+        && slot.stage() == Stage::Counting
+    {
         ask(slot, fd, calls);
     }
 }
@@ -211,7 +213,7 @@ fn ask(slot: SlotRef, fd: RawFd, calls: u32) {
     slot.retreat();
     explain(slot, Reason::PolicydAbsent);
     NEXT_TRY.store(sys::now_ns() + BACK_OFF_NS, Ordering::Relaxed);
-    if slot.count_try() >= TRIES && calls > CALLS {
+    if slot.count_try() >= TRIES && calls > counting::FEW {
         settle(slot, Reason::PolicydAbsent);
     }
 }
@@ -448,6 +450,7 @@ fn channel() -> Option<RawFd> {
         None
     })?;
     CHANNEL.store(opened, Ordering::Release);
+    counting::introduced();
     Some(opened)
 }
 
@@ -534,6 +537,7 @@ pub fn after_fork_in_child() {
     }
     LOCK.reset();
     INSTANCE.store(0, Ordering::Relaxed);
+    counting::after_fork_in_child();
     assignment::after_fork_in_child();
     san::lost();
     far::after_fork_in_child();

@@ -191,7 +191,7 @@ fn by_kernel(slot: SlotRef, fd: RawFd, peek: bool, native: &mut impl FnMut() -> 
         }
         slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
         if matches!(result, Ok(1..)) && !peek {
-            meet::has_moved(slot, fd);
+            meet::has_moved(slot, fd, Way::In);
         }
         if result == Ok(0)
             && slot.untold.load(Ordering::Acquire) != 0

@@ -135,7 +135,7 @@ fn by_kernel(slot: SlotRef, fd: RawFd, source: &mut impl Source) -> Option<Resul
         }
         slot.kernel_sends.fetch_sub(1, Ordering::SeqCst);
         if matches!(result, Ok(1..)) {
-            meet::has_moved(slot, fd);
+            meet::has_moved(slot, fd, Way::Out);
         }
     }
     Some(result.map(|n| before + n))
