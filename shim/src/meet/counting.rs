@@ -44,7 +44,7 @@ fn counted(seen: u32, way: Way) -> u32 {
     let turns = seen & TURNS;
     let turned = last != 0 && last != way && turns != TURNS;
     let calls = (seen & CALLS).saturating_add(1).min(CALLS);
-    way | turns + (u32::from(turned) << TURNS_AT) | calls
+    way | (turns + (u32::from(turned) << TURNS_AT)) | calls
 }
 
 fn is_enough(word: u32, stranger: bool) -> bool {
