@@ -51,7 +51,7 @@ fn programs_by_queue_pairs() {
 }
 
 #[test]
-#[ignore = "by hand: has not been seen to pass; the stand-in's torture is the step between's"]
+#[ignore = "by hand: it still finds wrong bytes where directions fail back; the stand-in's torture, in the step between, does not"]
 fn torture_by_queue_pairs() {
     run_inside(&["namespaces", "--once"], "torture::");
 }
