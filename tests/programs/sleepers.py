@@ -39,7 +39,7 @@ for _ in range(8):
     for sock in socks:
         exchange(sock)
     # policyd needs a moment to bring the ends together, and they one more call to switch over.
-    time.sleep(0.05)
+    time.sleep(0.02)
 if MANNER == "recv":
     threads = [threading.Thread(target=sleep_in_recv, args=(sock,)) for sock in socks]
 else:
