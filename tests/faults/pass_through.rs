@@ -239,6 +239,11 @@ fn a_forked_child_has_few_page_faults_more() {
         number.unwrap_or_else(|| panic!("no number of page faults in {text}"))
     };
     let (native, preloaded) = (faults(None), faults(policyd.as_ref()));
+    if let Some(policyd) = &policyd {
+        let status = policyd.status();
+        assert!(status.connections >= 100, "counted by nobody: {}", status.whole);
+        proof.fact(format!("{} ends of connections counted", status.connections));
+    }
     proof.fact(format!("a child has {native} page faults natively, {preloaded} preloaded"));
     proof.print();
     assert!(preloaded - native <= MOST, "{native} page faults a child natively, {preloaded} preloaded");

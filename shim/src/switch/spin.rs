@@ -19,6 +19,8 @@ use crate::{quota, real, sys};
 /// So much of this thread's own time: two wakes from core to core, and what is done between them. Were it less, two ends that
 /// had both fallen asleep would never again find each other awake.
 const OWN_NS: u64 = 100_000;
+/// And so much in all, others' time included: a time limit of the call is looked at afterwards.
+const ALL_NS: u64 = 1_000_000;
 /// Looks before the first offer, and between two.
 const FIRST_LOOKS: u32 = 64;
 const LOOKS: u32 = 16;
@@ -58,7 +60,7 @@ fn crowded() -> bool {
 pub fn spin(ready: impl Fn() -> bool, backlog: impl Fn() -> u64) -> bool {
     let mut looks = if SHARED.load(Ordering::Relaxed) { 1 } else { FIRST_LOOKS };
     let (mut own, mut shared, mut away) = (0, false, 0);
-    let (mut began, mut number) = (0, 0);
+    let (mut first, mut began, mut number) = (0, 0, 0);
     loop {
         for _ in 0..looks {
             if ready() {
@@ -72,13 +74,13 @@ pub fn spin(ready: impl Fn() -> bool, backlog: impl Fn() -> u64) -> bool {
         }
         looks = LOOKS;
         let offered = sys::now_ns();
-        if began == 0 {
-            began = offered;
+        if first == 0 {
+            (first, began) = (offered, offered);
             number = BEGUN.fetch_add(1, Ordering::Relaxed);
         }
         own += offered - began;
         let later = BEGUN.load(Ordering::Relaxed).wrapping_sub(number);
-        if own >= OWN_NS || later > processors() {
+        if own >= OWN_NS || offered - first >= ALL_NS || later > processors() {
             note(shared, away, &|| 0);
             if !shared {
                 credit(-1);
