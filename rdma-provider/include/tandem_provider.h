@@ -29,8 +29,8 @@
  *
  * Threads. Every function may be called from any thread at any time, different objects and the same one; the provider locks for
  * itself, briefly, never across anything that waits. Between put, notify and fetch on one companion the order of the calls is the order of
- * landing. poll of one queue is done by one thread at a time: another that comes meanwhile gets 0 at once. No handle may be used
- * once close was called for it.
+ * landing. poll of one queue is done by one thread at a time: another that comes meanwhile waits until that is done, so that whoever
+ * was given less than there was room for knows of all that had happened before. No handle may be used once close was called for it.
  *
  * Signals. Nothing here is async-signal-safe: a handler that may have interrupted one of these calls on its own thread must not make
  * another (the switch's locks know that). No call is a point of cancellation. The provider's thread has all signals blocked and takes

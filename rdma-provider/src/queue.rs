@@ -68,9 +68,10 @@ impl Queue {
         self.set.0
     }
 
-    /// Writes at most as many as there is room for. Somebody else polls: nothing.
+    /// Writes at most as many as there is room for. What this provider's own thread is about to make news is waited for: with less
+    /// than there is room for, all that had happened before the call is told.
     pub fn poll(&self, room: &mut [Completion]) -> usize {
-        let Ok(_polling) = self.polling.try_lock() else { return 0 };
+        let _polling = lock(&self.polling);
         let mut sink = Sink { queue: self, room, count: 0 };
         self.take_news(&mut sink);
         for adapter in self.adapters.read().unwrap_or_else(PoisonError::into_inner).iter() {

@@ -19,7 +19,9 @@ pub enum TcpPut {
     Failed(i32),
 }
 
-/// The receiving half of the anchor. `len` is never 0.
+/// The receiving half of the anchor. `len` is never 0. Words that are loaded after a call has given bytes, a count of them, or an end
+/// are no older than what the other end had stored, and knew to have landed, before it sent those: whether bytes are the application's
+/// or the switch's hangs on it.
 pub trait TcpReceive {
     /// # Safety
     /// `dst` may be written for `len` bytes.

@@ -31,7 +31,8 @@ impl Anchor {
         self
     }
 
-    /// The kernel has an end to tell: what the other end's switch had said before it is seen first.
+    /// The kernel has given bytes, or an end: whatever the other end's switch had said before it sent them is in the words that are
+    /// loaded from now on. On one host it is so by itself.
     fn catch_up(&self) {
         if self.slot.has(flag::FAR) {
             super::far::catch_up();
@@ -50,7 +51,10 @@ impl Anchor {
                 self.catch_up();
                 TcpTake::Fin
             }
-            1.. => TcpTake::Bytes(n as usize),
+            1.. => {
+                self.catch_up();
+                TcpTake::Bytes(n as usize)
+            }
             _ => match sys::errno() {
                 libc::EAGAIN | libc::EINTR => TcpTake::WouldBlock,
                 errno => {
@@ -98,7 +102,11 @@ impl TcpReceive for Anchor {
     }
 
     fn pending(&mut self) -> usize {
-        unread(self.fd).unwrap_or(0)
+        let n = unread(self.fd).unwrap_or(0);
+        if n > 0 {
+            self.catch_up();
+        }
+        n
     }
 }
 
