@@ -21,11 +21,11 @@ pub fn launch(words: &[&str], scratch: &Scratch) -> Launch {
     Launch::new("vm", script()).args(words).env("TMPDIR", scratch.path()).env("CARGO_TARGET_DIR", target())
 }
 
-/// Runs the ignored tests named `filter...` of this program in what `scripts/vm WORDS` makes.
+/// Runs the ignored tests of this program whose names have one of these words in them, in what `scripts/vm WORDS` makes.
 #[track_caller]
-pub fn run_inside(words: &[&str], filter: &str) {
+pub fn run_inside(words: &[&str], filters: &str) {
     if native_only() {
-        println!("{filter} NOT RUN: there is nothing to compare in native mode");
+        println!("{filters} NOT RUN: there is nothing to compare in native mode");
         return;
     }
     let (scratch, shared) = (Scratch::new(), Scratch::new());
@@ -39,7 +39,8 @@ pub fn run_inside(words: &[&str], filter: &str) {
         .arg(format!("TANDEM_BIN_DIR={}", folder.display()))
         .arg(format!("TANDEM_TESTS_PROVED={}", shared.file("proved").display()))
         .arg(this)
-        .args([filter, "--ignored", "--show-output", "--test-threads=1"]);
+        .args(filters.split(' '))
+        .args(["--ignored", "--show-output", "--test-threads=1"]);
     let outcome = launch.run(&scratch, limit + SLACK);
     let text = format!("{}{}", outcome.text(), String::from_utf8_lossy(&outcome.stderr));
     println!("{text}");
