@@ -7,6 +7,7 @@ use std::ffi::c_int;
 use std::ptr;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use libc::pollfd;
 
@@ -42,6 +43,8 @@ pub struct Worker {
 struct State {
     jobs: VecDeque<Job>,
     thread: Option<JoinHandle<()>>,
+    /// Those that have run and may not have left the kernel's list of the process's threads yet.
+    left: Vec<libc::pid_t>,
     /// The thread's number: an earlier one leaves.
     turn: u64,
     /// By the switch: orders wait.
@@ -52,9 +55,12 @@ struct State {
 
 const NAME: &str = "tandem-verbs";
 /// Its deepest calls are libibverbs' own, which build paths on the stack.
+const STACK: usize = 256 << 10;
 /// How long a closed companion waits for the program's threads to poll.
 const UNPOLLED_MS: c_int = 20;
-const STACK: usize = 256 << 10;
+/// A thread that has been joined is the process's for some microseconds more; so many looks, this far apart, are over a second.
+const LOOKS: u32 = 10_000;
+const LOOK: Duration = Duration::from_micros(100);
 
 impl Worker {
     pub fn new() -> Result<Worker> {
@@ -85,7 +91,8 @@ impl Worker {
         lock(&self.state).renew = true;
     }
 
-    /// The thread is gone when this returns.
+    /// The thread is gone when this returns, for the kernel too: a join returns when the thread has given its stack back, and
+    /// unshare(CLONE_NEWUSER) straight afterwards may still count two threads.
     pub fn stop(&self) -> Result<()> {
         let thread = {
             let mut state = lock(&self.state);
@@ -96,6 +103,13 @@ impl Worker {
         ring(self.bell.0);
         if let Some(thread) = thread {
             thread.join().map_err(|_| Errno(libc::EIO))?;
+        }
+        let left = std::mem::take(&mut lock(&self.state).left);
+        let is_there = |looks: &u32| *looks > 0 && left.iter().any(|&thread| exists(thread));
+        let mut looks = LOOKS;
+        while is_there(&looks) {
+            std::thread::sleep(LOOK);
+            looks -= 1;
         }
         Ok(())
     }
@@ -131,6 +145,13 @@ impl Worker {
     }
 
     fn run(&self, turn: u64) {
+        // SAFETY: no memory is involved.
+        let own = unsafe { libc::gettid() };
+        {
+            let left = &mut lock(&self.state).left;
+            left.retain(|&thread| exists(thread));
+            left.push(own);
+        }
         let mut nodes = Nodes::new();
         while let Some(job) = self.next(turn) {
             match job {
@@ -227,4 +248,10 @@ fn without_signals<R>(start: impl FnOnce() -> R) -> R {
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
         result
     }
+}
+
+/// A thread of this process.
+fn exists(thread: libc::pid_t) -> bool {
+    // SAFETY: signal 0 is none.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, 0) == 0 }
 }
