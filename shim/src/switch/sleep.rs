@@ -48,7 +48,9 @@ pub struct Patience {
     until: Option<u64>,
     limited: bool,
     spun: bool,
-    /// Sleeps that were not slept, for there was something, and how far the connection had come then.
+    /// Words, or the anchor, said last time that there is something.
+    said: bool,
+    /// How often so with nothing come of it, and how far the connection had come then.
     in_vain: u32,
     come: u64,
     /// Some bytes have been moved: a signal ends the call with those, whatever its handler's flags.
@@ -63,6 +65,7 @@ impl Patience {
             until: limit_ns.map(|ns| sys::now_ns().saturating_add(ns)),
             limited: limit_ns.is_some(),
             spun: false,
+            said: false,
             in_vain: 0,
             come: 0,
             partial: false,
@@ -74,10 +77,11 @@ impl Patience {
         !std::mem::replace(&mut self.spun, true) && spun_for(conn, way)
     }
 
-    /// There is something, again and again, and nothing comes of it: only a peer that lies brings that about.
+    /// There was something, again and again, and nothing has come of it: only a peer that lies brings that about.
     fn is_fooled(&mut self, conn: &Conn) -> bool {
         let come = conn.slot.delivered().wrapping_add(conn.slot.accepted());
-        self.in_vain = if std::mem::replace(&mut self.come, come) == come { self.in_vain + 1 } else { 0 };
+        let came = std::mem::replace(&mut self.come, come) != come;
+        self.in_vain = if came { 0 } else { self.in_vain + u32::from(std::mem::take(&mut self.said)) };
         self.in_vain > MOST_IN_VAIN
     }
 
@@ -111,8 +115,11 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
     if conn.pair.is_far() {
         far::arm();
     }
-    let woke = if now_ready(conn, way) || !conn.slot.shows(conn.fd) {
-        if patience.is_fooled(conn) { fooled(conn, wake, patience) } else { Woke::Look }
+    let woke = if patience.is_fooled(conn) {
+        fooled(conn, wake, patience)
+    } else if now_ready(conn, way) || !conn.slot.shows(conn.fd) {
+        patience.said = true;
+        Woke::Look
     } else {
         // The kernel says readable only at the low-water mark, and knows nothing of the ring's share of it.
         let low_water = way == Way::In && conn.slot.has(flag::LOW_WATER);
@@ -120,9 +127,9 @@ pub fn wait(conn: &Conn, way: Way, patience: &mut Patience) -> Woke {
         let limit = standing.bound(if low_water { Some(own.unwrap_or(u64::MAX).min(LOOK_NS)) } else { own });
         let limit = if conn.pair.is_far() { far::bound(conn, limit) } else { limit };
         let slept = if limit.is_none() && !patience.partial && signals::mixed() && !conn.pair.is_far() {
-            restartably(conn, way, wake)
+            restartably(conn, way, wake, patience)
         } else {
-            poll(conn, way, Some(wake), limit)
+            poll(conn, way, Some(wake), limit, patience)
         };
         if limit == own { slept } else { untimed(slept, patience) }
     };
@@ -313,7 +320,7 @@ fn now_ready(conn: &Conn, way: Way) -> bool {
 
 fn timed(conn: &Conn, patience: &mut Patience) -> Woke {
     let limit = patience.left().unwrap_or(u64::MAX).min(TIMED_NS);
-    let slept = poll(conn, Way::Out, None, Some(limit));
+    let slept = poll(conn, Way::Out, None, Some(limit), patience);
     if conn.pair.is_far() {
         meet::collect();
     }
@@ -322,9 +329,9 @@ fn timed(conn: &Conn, patience: &mut Patience) -> Woke {
 }
 
 #[cold]
-fn fooled(conn: &Conn, wake: Wake, patience: &Patience) -> Woke {
+fn fooled(conn: &Conn, wake: Wake, patience: &mut Patience) -> Woke {
     let limit = patience.left().unwrap_or(u64::MAX).min(TIMED_NS);
-    untimed(poll(conn, Way::Out, Some(wake), Some(limit)), patience)
+    untimed(poll(conn, Way::Out, Some(wake), Some(limit), patience), patience)
 }
 
 /// A bounded sleep that ended is no time-out of the application's.
@@ -350,17 +357,18 @@ fn judge(conn: &Conn, woke: Woke, patience: &Patience) -> Woke {
 }
 
 /// Handlers of both kinds: the kernel decides, as it would for recv or send.
-fn restartably(conn: &Conn, way: Way, wake: Wake) -> Woke {
+fn restartably(conn: &Conn, way: Way, wake: Wake, patience: &mut Patience) -> Woke {
     match restartable::sleep(conn.fd, events(conn, way), wake) {
         Slept::Woken => {
-            anchor::look(conn);
+            let bits = anchor::look(conn);
+            patience.said = way == Way::In && bits & libc::POLLIN as u32 != 0;
             if wake::is_rung() {
                 rung();
             }
             Woke::Look
         }
         Slept::Interrupted => Woke::Interrupted,
-        Slept::Impossible => match poll(conn, way, Some(wake), Some(TIMED_NS)) {
+        Slept::Impossible => match poll(conn, way, Some(wake), Some(TIMED_NS), patience) {
             Woke::TimedOut => Woke::Look,
             other => other,
         },
@@ -376,7 +384,7 @@ fn events(conn: &Conn, way: Way) -> c_short {
     }
 }
 
-fn poll(conn: &Conn, way: Way, wake: Option<Wake>, limit: Option<u64>) -> Woke {
+fn poll(conn: &Conn, way: Way, wake: Option<Wake>, limit: Option<u64>, patience: &mut Patience) -> Woke {
     let [told, said] = if conn.pair.is_far() { far::descriptors() } else { [-1; 2] };
     let input = |fd: RawFd| pollfd { fd, events: libc::POLLIN, revents: 0 };
     let mut entries = [
@@ -404,6 +412,7 @@ fn poll(conn: &Conn, way: Way, wake: Option<Wake>, limit: Option<u64>) -> Woke {
     if zero.revents != 0 {
         rung();
     }
+    patience.said = tcp.revents & libc::POLLIN != 0;
     if tcp.revents != 0 && conn.slot.current() {
         anchor::note(conn, tcp.revents as u32 & 0xffff);
         if tcp.revents & libc::POLLOUT != 0 {
