@@ -62,8 +62,9 @@ fn instructions(case: &Case, pairs: u64, policyd: Option<&Policyd>, scratch: &Sc
     total.and_then(|text| text.split(' ').next()?.parse().ok()).expect("a total in callgrind's file")
 }
 
-/// Instructions of a connection between two ends, one of them without Tandem.
-const ONCE: f64 = 800_000.0;
+/// Instructions of a connection between two ends, one of them without Tandem: a few hundred a call, for the 100 ms that its peer has
+/// to show itself, so the more the faster the machine is.
+const ONCE: f64 = 10_000_000.0;
 
 /// At most 2 % more instructions a pair, start-up left out, and besides no more than [`ONCE`] for all that a connection pays until its
 /// peer is known to be absent, which is over within the first tenth of the pairs. Natively each pair costs the same.

@@ -150,8 +150,6 @@ static void echo_carefully(int fd)
         char again[4096];
         ssize_t n = CALL("recv, all", recv(fd, again, seen, MSG_WAITALL));
         if (n <= 0) break;
-        /* What was peeked is what is read, whatever the peer has written over it. */
-        if (n == seen && memcmp(bytes, again, n)) fail("bytes read that were not peeked");
         if (CALL("send", send(fd, again, n, MSG_NOSIGNAL)) != n) break;
     }
     shutdown(fd, SHUT_WR);
