@@ -35,7 +35,7 @@ impl Anchor {
     /// loaded from now on. On one host it is so by itself.
     fn catch_up(&self) {
         if self.slot.has(flag::FAR) {
-            super::far::catch_up();
+            super::far::catch_up(self.slot);
         }
     }
 
@@ -273,7 +273,7 @@ pub fn note(conn: &Conn, bits: u32) -> u32 {
     if bits & LASTING != 0 && all & WITH_FINAL == 0 {
         // The final offset is published before the kernel's FIN, so it is looked at after it.
         if conn.pair.is_far() {
-            super::far::catch_up();
+            super::far::catch_up(conn.slot);
         }
         if conn.inward.load_final() {
             all |= WITH_FINAL;

@@ -41,9 +41,11 @@ pub fn glance(conn: &Conn) {
 
 /// All that the other end had said before the kernel said what it says now.
 #[cold]
-pub fn catch_up() {
-    if let Some(driver) = far::existing() {
-        driver.poll();
+pub fn catch_up(slot: SlotRef) {
+    match far::existing() {
+        Some(driver) if !driver.is_ours() => driver.take_in_child(slot.conn.load(Ordering::Relaxed)),
+        Some(driver) => _ = driver.poll(),
+        None => {}
     }
 }
 

@@ -11,7 +11,7 @@ use super::layout::{self, Record, end, landed};
 use super::push::Token;
 use super::{Conn, Far, enter, told};
 use crate::lock::Held;
-use crate::stream::{Port, Word, sleepers};
+use crate::stream::{Port, Word, sleepers, stamped};
 use crate::wake;
 
 /// Completions taken at once.
@@ -167,24 +167,9 @@ impl Far {
                 out.store(Word::Want, want);
             }
         }
-        // SAFETY: as above.
-        if let Some([kind, offset, geometry, start, before]) = unsafe { landed(records, Record::At) } {
-            if geometry != inward.load(Word::Geometries) {
-                // Whoever reads meanwhile has nothing to read before `Produced` is stored below, and looks again then.
-                let odd = !geometry.is_multiple_of(2);
-                let (even_start, odd_start) = if odd { (before, start) } else { (start, before) };
-                inward.store(Word::Start0, even_start);
-                inward.store(Word::Start1, odd_start);
-                for place in [Word::Place0, Word::Place1] {
-                    inward.store(place, layout::read_ring(number).word());
-                }
-                inward.store(Word::Geometries, geometry);
-            }
-            if kind != seen.at {
-                seen.at = kind;
-                inward.store(Word::AtOffset, offset);
-                inward.store(Word::AtKind, kind);
-            }
+        let known = seen.at;
+        if let Some(kind) = self.take_at(number, inward, |kind| kind != known) {
+            seen.at = kind;
         }
         let start = inward.load(Word::Consumed).max(inward.load(Word::AtOffset));
         let produced = inward.load(Word::Produced);
@@ -193,19 +178,65 @@ impl Far {
         if let Some(meant) = meant.filter(|&meant| meant > produced) {
             inward.store(Word::Produced, meant);
         }
-        // SAFETY: as above.
-        if let Some([last, bits]) = unsafe { landed(records, Record::End) }
-            && last != 0
-        {
-            let whole = inward.load(Word::Produced).max(inward.load(Word::AtOffset)) >= last - 1;
-            if bits & end::RING == 0 || whole {
-                inward.store(Word::End, if bits & end::RING != 0 { last } else { 0 });
-                if bits & end::HALF != 0 {
-                    inward.store(Word::Final, last);
-                }
+        self.take_end(number, inward);
+        self.rouse(number, &ports);
+    }
+
+    /// What the writer says of its switch-over: its kind and epoch, where those are `new`.
+    fn take_at(&self, number: u32, inward: &impl Port, new: impl FnOnce(u64) -> bool) -> Option<u64> {
+        // SAFETY: a connection's records.
+        let [kind, offset, geometry, start, before] = unsafe { landed(self.records(number), Record::At) }?;
+        if geometry != inward.load(Word::Geometries) {
+            // Whoever reads meanwhile has nothing to read before `Produced` is stored, and looks again then.
+            let odd = !geometry.is_multiple_of(2);
+            let (even_start, odd_start) = if odd { (before, start) } else { (start, before) };
+            inward.store(Word::Start0, even_start);
+            inward.store(Word::Start1, odd_start);
+            for place in [Word::Place0, Word::Place1] {
+                inward.store(place, layout::read_ring(number).word());
+            }
+            inward.store(Word::Geometries, geometry);
+        }
+        if !new(kind) {
+            return None;
+        }
+        inward.store(Word::AtOffset, offset);
+        inward.store(Word::AtKind, kind);
+        Some(kind)
+    }
+
+    fn take_end(&self, number: u32, inward: &impl Port) {
+        // SAFETY: a connection's records.
+        let Some([last, bits]) = (unsafe { landed(self.records(number), Record::End) }) else { return };
+        if last == 0 {
+            return;
+        }
+        let whole = inward.load(Word::Produced).max(inward.load(Word::AtOffset)) >= last - 1;
+        if bits & end::RING == 0 || whole {
+            inward.store(Word::End, if bits & end::RING != 0 { last } else { 0 });
+            if bits & end::HALF != 0 {
+                inward.store(Word::Final, last);
             }
         }
-        self.rouse(number, &ports);
+    }
+
+    /// For a forked child, which polls nothing, though all lands in memory that it shares: what bears on whether bytes on TCP are the
+    /// application's. Its parent may be at the same, with the same values: while an offer is not answered there is one answer to it.
+    #[cold]
+    pub fn take_in_child(&self, number: u32) {
+        let Some([_, inward]) = self.ports(number) else { return };
+        let known = stamped::epoch(inward.load(Word::AtKind));
+        self.take_at(number, &inward, |kind| stamped::epoch(kind) > known);
+        // SAFETY: a connection's records.
+        if let Some([last, bits]) = unsafe { landed(self.records(number), Record::End) }
+            && bits & end::RING != 0
+            && last > 0
+            && inward.load(Word::Produced) < last - 1
+        {
+            // It was put behind all bytes.
+            inward.store(Word::Produced, last - 1);
+        }
+        self.take_end(number, &inward);
     }
 
     /// As the other end does it on one host: after what was stored, a full fence, and then whoever is named.
