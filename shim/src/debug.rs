@@ -53,6 +53,12 @@ pub fn fault(fault: Fault) -> bool {
     FAULTS.load(Ordering::Relaxed) & fault as u32 != 0
 }
 
+/// Somebody asked for forced fail-backs.
+#[inline]
+pub fn disturbs() -> bool {
+    FAIL_BACK.load(Ordering::Relaxed) != 0
+}
+
 /// True about once in the configured number of calls: a direction shall fail back or be left now.
 #[inline]
 pub fn wants_fail_back() -> bool {

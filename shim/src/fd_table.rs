@@ -112,6 +112,13 @@ pub fn socket(fd: c_int) -> Option<u32> {
     }
 }
 
+/// The slot of the socket at this number, whose data calls concern the switch.
+#[inline(always)]
+pub fn unsettled(fd: c_int) -> Option<u32> {
+    let word = word(fd);
+    (word & !INDEX_MASK == SOCKET).then_some(word & INDEX_MASK)
+}
+
 /// The record of the epoll set at this number.
 #[inline]
 pub fn epoll(fd: c_int) -> Option<u32> {

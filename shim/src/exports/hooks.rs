@@ -7,7 +7,7 @@ mod prelude {
     pub(super) use super::super::routes::*;
     pub(super) use super::super::types::*;
     pub(super) use crate::calls::{self, lifecycle, options, process, readiness, transfer};
-    pub(super) use crate::{outcome, real};
+    pub(super) use crate::{outcome, real, switch};
 }
 
 macro_rules! hooks {
@@ -34,6 +34,12 @@ macro_rules! hooks {
 /// A hook's fast path. What is not plain goes to `cold`, which is out of line and cannot unwind.
 macro_rules! body {
     (data($($r:ident),*) $($rest:tt)*) => { route!(($(concerns_data($r))||*) $($rest)*) };
+    (takes($fd:ident, $($r:ident),*) $name:ident($($v:ident: $t:ty),*) $($rest:tt)*) => {
+        if concerns_data($fd) { at_once($($v),*) } else { real::tail::$name($($v),*) }
+    };
+    (gives($fd:ident, $($r:ident),*) $name:ident($($v:ident: $t:ty),*) $($rest:tt)*) => {
+        if concerns_data($fd) { at_once($($v),*) } else { real::tail::$name($($v),*) }
+    };
     (life($($r:ident),*) $($rest:tt)*) => { route!(($(concerns_life($r))||*) $($rest)*) };
     (device($($r:ident),*) $($rest:tt)*) => { route!(($(concerns_life($r))||*) $($rest)*) };
     (names($($r:ident),*) $($rest:tt)*) => { route!((names($($r),*)) $($rest)*) };
@@ -90,6 +96,14 @@ macro_rules! cold {
     (data($($r:ident),*) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
         slow!(($(is_hidden($r))||*) () $name $args -> $ret, $args $($h)*);
     };
+    (takes($fd:ident, $buffer:ident, $size:ident $(, $flags:ident)?) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
+        before!((switch::at_once::receive($fd, $buffer.cast(), $size, 0 $(| $flags)?)) $args -> $ret);
+        slow!((is_hidden($fd)) () $name $args -> $ret, $args $($h)*);
+    };
+    (gives($fd:ident, $buffer:ident, $size:ident $(, $flags:ident)?) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
+        before!((switch::at_once::send($fd, $buffer.cast(), $size, 0 $(| $flags)?)) $args -> $ret);
+        slow!((is_hidden($fd)) () $name $args -> $ret, $args $($h)*);
+    };
     (life($($r:ident),*) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
         slow!(($(is_hidden($r))||*) () $name $args -> $ret, $args $($h)*);
     };
@@ -107,6 +121,18 @@ macro_rules! cold {
     };
     ($route:ident($($r:ident),*) $name:ident $args:tt -> $ret:ty, $($h:tt)*) => {
         slow!((false) () $name $args -> $ret, $args $($h)*);
+    };
+}
+
+/// What can be done at once is, without a handler. Out of line: a plain descriptor's call needs no frame.
+macro_rules! before {
+    (($($try:tt)*) ($($v:ident: $t:ty),*) -> $ret:ty) => {
+        #[inline(never)]
+        #[allow(unused_unsafe)]
+        unsafe extern "C" fn at_once($($v: $t),*) -> $ret {
+            // SAFETY: the application's own arguments, as they came.
+            unsafe { match $($try)* { Some(result) => result, None => cold($($v),*) } }
+        }
     };
 }
 

@@ -49,8 +49,8 @@ macro_rules! table {
             life(fd) fn sockatmark(fd: c_int) -> c_int => options::sockatmark;
 
             // Data in.
-            data(fd) fn read(fd: c_int, buffer: *mut c_void, size: size_t) -> ssize_t => transfer::read;
-            data(fd) fn __read(fd: c_int, buffer: *mut c_void, size: size_t) -> ssize_t => transfer::read;
+            takes(fd, buffer, size) fn read(fd: c_int, buffer: *mut c_void, size: size_t) -> ssize_t => transfer::read;
+            takes(fd, buffer, size) fn __read(fd: c_int, buffer: *mut c_void, size: size_t) -> ssize_t => transfer::read;
             data(fd) fn __read_chk(fd: c_int, buffer: *mut c_void, size: size_t, room: size_t) -> ssize_t
                 => fits(size, room, || transfer::read(fd, buffer, size));
             data(fd) fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t => transfer::readv;
@@ -67,7 +67,7 @@ macro_rules! table {
                 => transfer::preadv2;
             data(fd) fn preadv64v2(fd: c_int, parts: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
                 => transfer::preadv2;
-            data(fd) fn recv(fd: c_int, buffer: *mut c_void, size: size_t, flags: c_int) -> ssize_t => transfer::recv;
+            takes(fd, buffer, size, flags) fn recv(fd: c_int, buffer: *mut c_void, size: size_t, flags: c_int) -> ssize_t => transfer::recv;
             data(fd) fn __recv_chk(fd: c_int, buffer: *mut c_void, size: size_t, room: size_t, flags: c_int) -> ssize_t
                 => fits(size, room, || transfer::recv(fd, buffer, size, flags));
             data(fd) fn recvfrom(fd: c_int, buffer: *mut c_void, size: size_t, flags: c_int, address: *mut sockaddr, length: *mut socklen_t) -> ssize_t
@@ -79,8 +79,8 @@ macro_rules! table {
                 => transfer::recvmmsg;
 
             // Data out.
-            data(fd) fn write(fd: c_int, buffer: *const c_void, size: size_t) -> ssize_t => transfer::write;
-            data(fd) fn __write(fd: c_int, buffer: *const c_void, size: size_t) -> ssize_t => transfer::write;
+            gives(fd, buffer, size) fn write(fd: c_int, buffer: *const c_void, size: size_t) -> ssize_t => transfer::write;
+            gives(fd, buffer, size) fn __write(fd: c_int, buffer: *const c_void, size: size_t) -> ssize_t => transfer::write;
             data(fd) fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t => transfer::writev;
             data(fd) fn pwrite(fd: c_int, buffer: *const c_void, size: size_t, offset: off_t) -> ssize_t => transfer::pwrite;
             data(fd) fn pwrite64(fd: c_int, buffer: *const c_void, size: size_t, offset: off_t) -> ssize_t => transfer::pwrite;
@@ -91,8 +91,8 @@ macro_rules! table {
                 => transfer::pwritev2;
             data(fd) fn pwritev64v2(fd: c_int, parts: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t
                 => transfer::pwritev2;
-            data(fd) fn send(fd: c_int, buffer: *const c_void, size: size_t, flags: c_int) -> ssize_t => transfer::send;
-            data(fd) fn __send(fd: c_int, buffer: *const c_void, size: size_t, flags: c_int) -> ssize_t => transfer::send;
+            gives(fd, buffer, size, flags) fn send(fd: c_int, buffer: *const c_void, size: size_t, flags: c_int) -> ssize_t => transfer::send;
+            gives(fd, buffer, size, flags) fn __send(fd: c_int, buffer: *const c_void, size: size_t, flags: c_int) -> ssize_t => transfer::send;
             names(fd, address, flags) fn sendto(fd: c_int, buffer: *const c_void, size: size_t, flags: c_int, address: *const sockaddr, length: socklen_t) -> ssize_t
                 => transfer::sendto;
             sends(fd, message, flags) fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t => transfer::sendmsg;

@@ -245,6 +245,13 @@ pub fn collect() {
     far::tend();
 }
 
+/// There is something for [`collect`], or may be.
+#[inline]
+pub fn has_business() -> bool {
+    let mail = family::existing().map_or(0, |family| family.registry.header.mail.load(Ordering::Acquire));
+    mail != MAIL_SEEN.load(Ordering::Relaxed) || crate::provider::far::existing().is_some()
+}
+
 /// What the provider has told is seen to. Nothing is lost where it cannot be now.
 #[cold]
 pub fn tend_far() {

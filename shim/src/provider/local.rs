@@ -279,6 +279,14 @@ impl Pair {
         unsafe { std::slice::from_raw_parts(self.news, pair::NEWS_WORDS) }
     }
 
+    /// See [`Pair::wake`].
+    #[inline]
+    pub fn sleeps(&self, id: u32) -> bool {
+        // SAFETY: the board stays mapped for the life of the process.
+        let board = unsafe { &*self.peer_board };
+        board.entry(id).is_some_and(|entry| entry.sleep.load(Ordering::Acquire) & 1 != 0)
+    }
+
     /// Wakes the peer's sleeper `id` if it sleeps and has not been woken from this sleep already.
     /// The caller has stored what the sleeper waits for and put a full fence behind it.
     #[inline]

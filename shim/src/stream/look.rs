@@ -70,7 +70,7 @@ impl Reader {
             // Nothing says before the record that the writer has left, and that may stand right behind TCP's rest: who has peeked
             // or asked how much there is was told of the bytes behind it.
             RState::Ring if self.travels && by_tcp => true,
-            RState::Ring if port.load(Word::Left) == self.epoch => true,
+            RState::Ring if self.writer_left(port) => true,
             _ => self.readable(port),
         }
     }
@@ -96,7 +96,7 @@ impl Reader {
             && !self.leaving()
             && !self.held
             && !self.final_seen(port)
-            && port.load(Word::Left) != self.epoch
+            && !self.writer_left(port)
     }
 
     /// How many bytes `receive` could give now, TCP's rest and ring together: FIONREAD, SO_RCVLOWAT, MSG_WAITALL.

@@ -70,5 +70,5 @@ pub use look::Attended;
 pub use reader::{RState, Reader, Source, Take};
 pub use record::Record;
 pub use tcp::{TcpPut, TcpReceive, TcpSend, TcpTake};
-pub use words::{LocalPort, Place, Port, Slots, WORDS, Word, Words, stamped};
+pub use words::{FOR_GOOD, LocalPort, Place, Port, Slots, WORDS, Word, Words, stamped};
 pub use writer::{Pumped, Region, WState, Writer, WriterEvent, WriterFacts};

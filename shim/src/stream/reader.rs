@@ -4,7 +4,7 @@ use super::faults::{Fault, planted};
 use super::geometry::{self, Geometry, NO_NEXT};
 use super::record::{Collector, Record};
 use super::tcp::{TcpReceive, TcpTake};
-use super::words::{Port, Word, at, stamp, want};
+use super::words::{FOR_GOOD, Port, Word, at, stamp, want};
 
 /// What is freed at once in a long read, so that the writer can go on.
 const STRIDE: u64 = if cfg!(test) { 3 } else { 64 << 10 };
@@ -174,7 +174,7 @@ impl Reader {
     /// PLAIN to OFFERED, the next epoch. Nobody is in a kernel read or poll of this socket; `consumed` is the caller's
     /// count of stream bytes delivered. The caller then fences, and wakes a writer that waits for offers.
     pub fn offer<P: Port>(&mut self, port: &P, consumed: u64) -> bool {
-        if self.state != RState::Plain || self.verdict != Verdict::None {
+        if self.state != RState::Plain || self.verdict != Verdict::None || port.load(Word::Left) == FOR_GOOD {
             return false;
         }
         self.epoch += 1;
@@ -184,6 +184,13 @@ impl Reader {
         port.store(Word::Consumed, consumed);
         port.store(Word::Want, stamp(self.epoch, want::READY));
         true
+    }
+
+    /// A hint: bytes behind the ring's are on TCP, or will be.
+    #[inline]
+    pub(super) fn writer_left<P: Port>(&self, port: &P) -> bool {
+        let left = port.load(Word::Left);
+        left == self.epoch || left == FOR_GOOD
     }
 
     /// Asks to be read without the switch again; until `Plain` go on reading through here. The caller fences and wakes.

@@ -28,6 +28,18 @@ impl Reader {
         unsafe { self.receive_slowly(port, tcp, dst, len) }
     }
 
+    /// What the ring has, where nothing else is to be had or seen to. 0: the rest of it knows what to do.
+    ///
+    /// # Safety
+    /// `dst` may be written for `len` bytes.
+    #[inline(always)]
+    pub unsafe fn take_at_once<P: Port>(&mut self, port: &P, dst: *mut u8, len: usize) -> usize {
+        let ready =
+            self.state == RState::Ring && self.consumed >= self.taken_at && !self.held && !self.writer_left(port);
+        // SAFETY: `dst` by this function's contract.
+        if ready { unsafe { self.take_ring(port, dst, len) } } else { 0 }
+    }
+
     /// As `receive`, but TCP is left alone where all that is waited for comes by the ring, or is news of the peer's end that
     /// whoever sleeps is told of. None: nothing came.
     ///

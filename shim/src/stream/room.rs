@@ -44,6 +44,12 @@ impl Writer {
         self.state == WState::Ring && apart && port.admits(place) && self.may_publish() && self.publish(port, place)
     }
 
+    #[cold]
+    #[inline(never)]
+    pub(super) fn rewind<P: Port>(&mut self, port: &P) {
+        self.rewind_if_empty(port);
+    }
+
     /// An empty ring starts over at its region's first byte. `reserve` does it by itself after 16 KiB.
     pub fn rewind_if_empty<P: Port>(&mut self, port: &P) -> bool {
         self.look(port);

@@ -28,8 +28,8 @@ pub enum Word {
     Start1 = 5,
     /// Writer: in which region it is.
     Place1 = 6,
-    /// Writer: the last epoch that it has left, for a reader that has come to the ring's end: what follows is on TCP, or will
-    /// be. No more than a hint.
+    /// Writer: the last epoch that it has left, or [`FOR_GOOD`], for a reader that has come to the ring's end: what follows is on TCP,
+    /// or will be. No more than a hint.
     Left = 7,
     /// Writer: the number of the newest geometry, stored after its start and place.
     Geometries = 8,
@@ -104,6 +104,9 @@ impl Word {
         Word::Consumed,
     ];
 }
+
+/// [`Word::Left`] of a writer that takes no offer any more: nothing is offered then.
+pub const FOR_GOOD: u64 = u64::MAX;
 
 /// How many words a direction has room for: 512 bytes.
 pub const WORDS: usize = 64;

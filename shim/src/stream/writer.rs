@@ -4,7 +4,7 @@ use super::faults::{Fault, planted};
 use super::geometry::Geometry;
 use super::record::Record;
 use super::tcp::{TcpPut, TcpSend};
-use super::words::{Place, Port, Word, at, epoch_of, kind_of, stamp, want};
+use super::words::{FOR_GOOD, Place, Port, Word, at, epoch_of, kind_of, stamp, want};
 
 /// An empty ring starts over at its region's first byte once it stands beyond this: a reader that keeps up
 /// touches four pages.
@@ -44,6 +44,8 @@ pub struct WriterFacts {
     pub travels: bool,
     /// Own wish to leave the ring.
     pub fail_back: bool,
+    /// And to take no offer any more: one that stands is declined, for its reader may wait for an answer. Not where words travel.
+    pub for_good: bool,
     /// The reader's kernel FIN (or hang-up) has come without W of its own direction.
     pub reader_gone: bool,
     /// The reader's FIN has come *with* its W, and we are about to sleep with no room.
@@ -140,7 +142,7 @@ impl Writer {
                 // RETURNED might arrive after the bytes that it announces: there a record is the answer.
                 let hold = hold && !self.travels;
                 if leave | facts.fail_back | facts.reader_gone | facts.reader_silent {
-                    self.begin_fail_back(port, hold)
+                    self.begin_fail_back(port, hold, facts.for_good)
                 } else {
                     WriterEvent::None
                 }
@@ -157,13 +159,13 @@ impl Writer {
 
     /// The next writable bytes without a seam: all `len` if they are there, else as many as there are. None: no room,
     /// or not in `Ring` (see `state`).
-    #[inline]
+    #[inline(always)]
     pub fn reserve<P: Port>(&mut self, port: &P, len: usize) -> Option<Region> {
         if self.state != WState::Ring {
             return None;
         }
         if self.written - self.current.start >= REWIND_AT {
-            self.rewind_if_empty(port);
+            self.rewind(port);
         }
         let mut room = self.known_room();
         if room < len as u64 {
@@ -175,6 +177,24 @@ impl Writer {
         }
         let run = self.current.run(self.written, room.min(len as u64));
         Some(Region { ptr: port.pointer(run.offset), len: run.len as usize })
+    }
+
+    /// [`Writer::write`], of all `len` bytes or none, where they fit without a seam, and where [`Writer::consider`] would find nothing to do
+    /// without facts. False: the rest of it knows what to do.
+    ///
+    /// # Safety
+    /// `src` may be read for `len` bytes.
+    #[inline(always)]
+    pub unsafe fn write_at_once<P: Port>(&mut self, port: &P, src: *const u8, len: usize) -> bool {
+        if self.state != WState::Ring || port.load(Word::Want) != stamp(self.epoch, want::READY) {
+            return false;
+        }
+        let Some(region) = self.reserve(port, len).filter(|region| region.len == len) else { return false };
+        let run = self.current.run(self.written, region.len as u64);
+        // SAFETY: reserved just now; `src` by this function's contract.
+        unsafe { port.copy_in(run.offset, src, len) };
+        self.commit(port, len);
+        true
     }
 
     /// `n` bytes, not more than were reserved, are there for the reader. Then the caller fences and wakes.
@@ -225,7 +245,9 @@ impl Writer {
         // Taken already, by a holder that died before it could note it: there is no way back.
         let said = port.load(Word::AtKind) == stamp(epoch, at::TAKEN);
         let dead = facts.travels && port.load(Word::Dead) != 0;
-        if (dead || wanted == stamp(epoch, want::LEAVE) || wanted == stamp(epoch, want::HOLD)) && !said {
+        if (dead || facts.for_good || wanted == stamp(epoch, want::LEAVE) || wanted == stamp(epoch, want::HOLD))
+            && !said
+        {
             port.store(Word::AtKind, stamp(epoch, at::VOID));
             self.epoch = epoch;
             return WriterEvent::Voided;
@@ -298,7 +320,7 @@ impl Writer {
     }
 
     #[cold]
-    fn begin_fail_back<P: Port>(&mut self, port: &P, hold: bool) -> WriterEvent {
+    fn begin_fail_back<P: Port>(&mut self, port: &P, hold: bool, for_good: bool) -> WriterEvent {
         self.look(port);
         if self.state != WState::Ring {
             return WriterEvent::None;
@@ -308,7 +330,7 @@ impl Writer {
             self.from = port.load(Word::Consumed);
         }
         if !hold {
-            port.store(Word::Left, self.epoch);
+            port.store(Word::Left, if for_good { FOR_GOOD } else { self.epoch });
         }
         WriterEvent::FailBackBegan
     }

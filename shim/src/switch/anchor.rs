@@ -296,6 +296,13 @@ pub fn is_fresh(conn: &Conn, tick: u64) -> bool {
     !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick
 }
 
+/// It was looked at in this clock tick, and it has said nothing of an end.
+#[inline]
+pub fn is_well(slot: SlotRef, tick: u64) -> bool {
+    const ENDS: u32 = LASTING | (libc::POLLERR as u32 & 0xffff);
+    slot.anchor.load(Ordering::Acquire) & ENDS == 0 && slot.anchor_tick.load(Ordering::Relaxed) == tick
+}
+
 /// The peer's process, or its end of the connection, is gone: FIN or RST without a final offset.
 pub fn peer_gone(bits: u32) -> bool {
     bits & LASTING != 0 && bits & WITH_FINAL == 0

@@ -1,6 +1,6 @@
 //! The switch: decides, call by call, what carries a connection that has a companion.
 //!
-//! `far` is what is different between hosts. `send` and `receive` are the two directions' data paths, `sink` a call's places, `ready` says what poll and epoll shall be told, `sleep` is
+//! `far` is what is different between hosts. `send` and `receive` are the two directions' data paths, `at_once` what is tried before them, `sink` a call's places, `ready` says what poll and epoll shall be told, `sleep` is
 //! how a blocking call waits, `spin` what it tries before, `watch` is poll and select, `anchor` is the kernel's socket. Here are the connection's context and what moves it
 //! between kernel and companion.
 //!
@@ -11,6 +11,7 @@
 //! kernel has it all.
 
 pub mod anchor;
+pub mod at_once;
 mod far;
 pub mod ready;
 pub mod receive;
@@ -31,7 +32,7 @@ use tandem_protocol::registry::Provider;
 use crate::provider::far::RING;
 use crate::provider::local::{self, Pair};
 use crate::slot::{IN_KERNEL, RecvGuard, SendGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
-use crate::stream::{LocalPort, Port, RState, WState, Word, Writer, WriterEvent, WriterFacts, sleepers};
+use crate::stream::{FOR_GOOD, LocalPort, Port, RState, WState, Word, Writer, WriterEvent, WriterFacts, sleepers};
 use crate::{debug, epoll, family, meet, signals, wake};
 use sleep::Way;
 
@@ -80,6 +81,11 @@ impl Conn {
             self.slot.raise(flag::PEER_READY);
         }
         ready
+    }
+
+    /// No offer is made or taken here any more. (Between hosts that is not said: it would arrive too late to be of use.)
+    fn leaves_for_good(&self) -> bool {
+        self.slot.has(flag::LEAVING | flag::URGENT) && !self.pair.is_far()
     }
 
     /// From here on each of the peer's writes asks the kernel, which will have our FIN or RST by then.
@@ -228,12 +234,18 @@ fn count_agrees(conn: &Conn, side: &RecvGuard<'_>) -> bool {
 /// writing goes through the switch now.
 pub fn take(conn: &Conn) -> bool {
     let slot = conn.slot;
+    let declines = conn.leaves_for_good();
+    if declines && conn.out.load(Word::Left) != FOR_GOOD && conn.peer_ready() {
+        // What is offered from now on sees it, or is seen below.
+        conn.out.store(Word::Left, FOR_GOOD);
+        conn.out.fence();
+    }
     // Nothing is offered: one load.
     if conn.out.load(Word::Want) == 0 || !conn.peer_ready() {
         return false;
     }
     let hold = epoll::hold(slot).filter(|_| !unsure_of_signals(conn));
-    if hold.is_none() && !Writer::may_be_asked(&conn.out) {
+    if hold.is_none() && !declines && !Writer::may_be_asked(&conn.out) {
         return false;
     }
     let Ok(mut side) = slot.send_side() else { return false };
@@ -283,6 +295,7 @@ fn answer_offer(conn: &Conn, side: &mut SendGuard<'_>, hold: Option<&epoll::Hold
         may_take,
         place: conn.out.small(),
         travels: conn.pair.is_far(),
+        for_good: conn.leaves_for_good(),
         reader_gone: may_take && anchor::peer_gone(anchor::look(conn)),
         ..WriterFacts::default()
     };

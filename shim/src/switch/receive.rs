@@ -11,7 +11,7 @@ pub use super::sink::Sink;
 use super::sleep::{self, Patience, Way, Woke};
 use super::{Conn, refresh_row, send};
 use crate::slot::{IN_KERNEL, RecvGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
-use crate::stream::{Port, RState, Source, Take, TcpReceive, TcpTake, Word};
+use crate::stream::{LocalPort, Port, RState, Source, Take, TcpReceive, TcpTake, Word};
 use crate::{debug, epoll, family, meet, real, sys, wake};
 
 enum Step {
@@ -274,7 +274,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool, lightly: bool) -> Step {
             Take::Bytes { n, from } => {
                 sink.advance(n);
                 if !peek {
-                    count(conn, from, n);
+                    count(conn.slot, from, n);
                     freed |= from == Source::Companion;
                     by_tcp |= from == Source::Tcp;
                 }
@@ -295,7 +295,7 @@ fn step(conn: &Conn, sink: &mut Sink<'_>, peek: bool, lightly: bool) -> Step {
         }
         (_, outcome) => outcome,
     };
-    pass_on(conn, &side);
+    pass_on(&conn.inward, &side);
     // Ring bytes that stood behind TCP's rest can be read now: news that the peer told too early.
     let uncovered = by_tcp && !peek && side.reader.readable(&conn.inward);
     let fin_comes = freed && slot.has(flag::FIN_WAITS) && !fin_would_wait(conn);
@@ -348,16 +348,17 @@ fn settle_reads(conn: &Conn, side: &RecvGuard<'_>) {
 }
 
 /// Whoever leaves bytes behind while another sleeps wakes that other: two puts may have woken the same thread.
-fn pass_on(conn: &Conn, side: &RecvGuard<'_>) {
+#[inline]
+pub fn pass_on(inward: &LocalPort<'static>, side: &RecvGuard<'_>) {
     if let Some(id) = side.sleepers.named()
-        && side.reader.readable(&conn.inward)
+        && side.reader.readable(inward)
     {
         wake::rouse(id);
     }
 }
 
-fn count(conn: &Conn, from: Source, n: usize) {
-    let slot = conn.slot;
+#[inline]
+pub fn count(slot: SlotRef, from: Source, n: usize) {
     let row = family::existing().map(|family| family.row(slot.index));
     // Under the receive lock: one writer of the companion's count.
     match from {

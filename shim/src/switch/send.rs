@@ -163,7 +163,7 @@ fn step(conn: &Conn, source: &mut impl Source, about_to_sleep: bool) -> Step {
     match put {
         Ok(n) => {
             if n > 0 {
-                count(conn, n);
+                count(conn.slot, n);
             }
             side.release_and_fence();
             if n > 0 {
@@ -201,6 +201,7 @@ fn advance(conn: &Conn, side: &mut SendGuard<'_>, about_to_sleep: bool, may_dist
         fail_back: slot.has(flag::LEAVING | flag::URGENT)
             || may_disturb && disturb(conn, side)
             || conn.pair.is_far() && far::is_over(conn),
+        for_good: conn.leaves_for_good(),
         reader_gone: gone,
         reader_silent: about_to_sleep && anchor::peer_half_closed(bits),
         ..WriterFacts::default()
@@ -271,8 +272,8 @@ fn grow(conn: &Conn, side: &mut SendGuard<'_>, left: usize) -> bool {
     false
 }
 
-fn count(conn: &Conn, n: usize) {
-    let slot = conn.slot;
+#[inline]
+pub fn count(slot: SlotRef, n: usize) {
     // Under the send lock: one writer, no read-modify-write needed.
     let all = slot.tx_companion.load(Ordering::Relaxed) + n as u64;
     slot.tx_companion.store(all, Ordering::Release);

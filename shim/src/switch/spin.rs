@@ -186,7 +186,8 @@ mod tests {
             || 0,
         );
         assert!(!found);
-        assert!(looks.get() >= u64::from(FIRST_LOOKS));
+        // One before the first offer, where the other test has found that the ends share a core.
+        assert!(looks.get() > 1);
         // A yield alone is a tenth of a microsecond at least.
         assert!(looks.get() < 100_000, "{} looks in {:?}", looks.get(), before.elapsed());
     }

@@ -126,6 +126,7 @@ fn play(acts: Vec<Act>) {
             Act::Offer(consumed) => _ = reader.offer(&port, consumed >> 1),
             Act::Leave => reader.leave(&port),
             Act::Receive(len) => {
+                assert!(take_at_once(&mut reader, &port, len).len() <= len);
                 let take = receive(&mut reader, &port, &mut inward, len).0;
                 assert!(!matches!(take, Take::Bytes { n, .. } if n > len));
             }
@@ -146,7 +147,9 @@ fn play(acts: Vec<Act>) {
             }
             Act::Write(len) => {
                 // SAFETY: a vector of that length.
-                let n = unsafe { writer.write(&port, vec![7; len].as_ptr(), len) };
+                let at_once = unsafe { writer.write_at_once(&port, vec![7; len].as_ptr(), len) };
+                // SAFETY: the same.
+                let n = if at_once { len } else { unsafe { writer.write(&port, vec![7; len].as_ptr(), len) } };
                 assert!(n <= len);
                 sent = sent.max(writer.written());
             }

@@ -143,6 +143,15 @@ pub fn receive(reader: &mut Reader, port: &impl super::Port, tcp: &mut impl TcpR
     (take, bytes)
 }
 
+/// What a call can have before anything else is asked.
+pub fn take_at_once(reader: &mut Reader, port: &impl super::Port, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0xaa; len];
+    // SAFETY: a vector of that length.
+    let n = unsafe { reader.take_at_once(port, bytes.as_mut_ptr(), len) };
+    bytes.truncate(n);
+    bytes
+}
+
 pub fn peek(
     reader: &mut Reader,
     port: &impl super::Port,

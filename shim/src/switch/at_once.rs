@@ -1,0 +1,114 @@
+//! What a send or a receive can do at once: the connection is carried within this host, nothing is asked of this end, and there is room
+//! for all of it, or there are bytes. Anything else is the whole way's (`send`, `receive`), which finds everything as it was.
+//!
+//! This runs in front of the hook's guard against panics: nothing here may panic, allocate, or wait.
+
+use std::ffi::c_int;
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use super::{anchor, receive as receiving, send as sending};
+use crate::provider::local::{self, Pair};
+use crate::slot::{self, SlotRef, THROUGH_SWITCH, flag};
+use crate::stream::{LocalPort, Port, Source, Word, sleepers};
+use crate::{debug, fd_table, meet, outcome, sys};
+
+/// Flags that change nothing for a call that is over at once.
+const HARMLESS: c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+/// From here on the copy is most of a send.
+const MOST: usize = 16 << 10;
+
+/// What makes more of a call than moving bytes.
+const BARS_SENDING: u32 = flag::LEAVING | flag::URGENT;
+const BARS_RECEIVING: u32 = flag::LEAVING | flag::URGENT | flag::SHUT_RD | flag::LOW_WATER | flag::FIN_WAITS;
+
+/// All `len` bytes are in the ring. `None`: nothing has happened.
+///
+/// # Safety
+/// The arguments of send(2).
+#[inline(always)]
+pub unsafe fn send(fd: RawFd, from: *const u8, len: usize, flags: c_int) -> Option<isize> {
+    if flags & !HARMLESS != 0 || len.wrapping_sub(1) >= MOST || !sys::may_be_memory(from) {
+        return None;
+    }
+    let slot = carried(fd, BARS_SENDING)?;
+    if slot.send_phase.load(Ordering::Acquire) != THROUGH_SWITCH {
+        return None;
+    }
+    let (pair, number) = companion(slot)?;
+    let out = pair.port(number, pair.role)?;
+    // Once a clock tick the whole way asks whether the peer lives; what it learnt lasts.
+    let reads = out.load(Word::ReaderReady) == slot.companion_id.load(Ordering::Relaxed);
+    if !reads || !anchor::is_well(slot, sys::tick_ns()) {
+        return None;
+    }
+    let mut side = slot.send_side().ok()?;
+    // SAFETY: the application gave `len` bytes there.
+    if !slot.current() || !unsafe { side.writer.write_at_once(&out, from, len) } {
+        return None;
+    }
+    sending::count(slot, len);
+    side.release_and_fence();
+    wake(pair, number, &out, Word::RSleep);
+    Some(len as isize)
+}
+
+/// As many bytes as there are. `None`: nothing has happened.
+///
+/// # Safety
+/// The arguments of recv(2).
+#[inline(always)]
+pub unsafe fn receive(fd: RawFd, to: *mut u8, len: usize, flags: c_int) -> Option<isize> {
+    if flags & !HARMLESS != 0 || len == 0 || !sys::may_be_memory(to) {
+        return None;
+    }
+    let slot = carried(fd, BARS_RECEIVING)?;
+    if slot.recv_phase.load(Ordering::Acquire) != THROUGH_SWITCH {
+        return None;
+    }
+    let (pair, number) = companion(slot)?;
+    let inward = pair.port(number, pair.role ^ 1)?;
+    let mut side = slot.recv_side().ok()?;
+    if !slot.current() {
+        return None;
+    }
+    // SAFETY: the application has room for `len` bytes there.
+    let n = unsafe { side.reader.take_at_once(&inward, to, len) };
+    if n == 0 {
+        return None;
+    }
+    receiving::count(slot, Source::Companion, n);
+    receiving::pass_on(&inward, &side);
+    side.release_and_fence();
+    wake(pair, number, &inward, Word::WSleep);
+    isize::try_from(n).ok()
+}
+
+/// The socket's slot, if it has a companion, and neither it nor this process has anything else to see to.
+#[inline(always)]
+fn carried(fd: RawFd, bars: u32) -> Option<SlotRef> {
+    let slot = slot::at(fd_table::unsettled(fd)?)?;
+    (slot.is_attached() && !slot.has(bars) && !debug::disturbs() && !meet::has_business()).then_some(slot)
+}
+
+#[inline(always)]
+fn companion(slot: SlotRef) -> Option<(&'static Pair, u32)> {
+    let pair = local::pair(slot.pair.load(Ordering::Acquire).wrapping_sub(1))?;
+    (!pair.is_far()).then_some((pair, slot.conn.load(Ordering::Relaxed)))
+}
+
+/// Behind the full fence of the lock that was given back.
+#[inline(always)]
+fn wake(pair: &Pair, number: u32, port: &LocalPort<'static>, word: Word) {
+    if let Some(id) = sleepers::called_behind_fence(port, word, || pair.tell_news(number))
+        && pair.sleeps(id)
+    {
+        rouse(pair, id);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn rouse(pair: &Pair, id: u32) {
+    outcome::note("wake", || pair.wake(id));
+}
