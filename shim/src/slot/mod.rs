@@ -123,6 +123,8 @@ pub struct Slot {
     /// Sends that found no room, the kernel's too, and shutdowns here: each is owed an edge when there is room (again), in every
     /// set that waits for it.
     pub no_space: AtomicU32,
+    /// Small receives one after the other, with no send between: see `switch::at_once`.
+    pub small_receives: AtomicU32,
     /// The socket's error, where a call of ours took it from the kernel: owed to the application, once.
     pub untold: AtomicU32,
     /// What the anchor last said: see `switch::anchor`.
@@ -242,6 +244,7 @@ impl Slot {
             &self.recv_phase,
             &self.turns,
             &self.no_space,
+            &self.small_receives,
             &self.untold,
             &self.anchor,
             &self.pair,

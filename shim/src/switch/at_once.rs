@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
-use super::{anchor, receive as receiving, send as sending};
+use super::{anchor, receive as receiving, send as sending, spin};
 use crate::provider::local::{self, Pair};
 use crate::slot::{self, SlotRef, THROUGH_SWITCH, flag};
 use crate::stream::{LocalPort, Port, Source, Word, sleepers};
@@ -17,6 +17,11 @@ use crate::{debug, fd_table, meet, outcome, sys};
 const HARMLESS: c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 /// From here on the copy is most of a send.
 const MOST: usize = 16 << 10;
+
+/// A receive with this much room may gather messages, as long as there are fewer bytes than this, once so many were small.
+const ROOM: usize = 4 << 10;
+const FEW: u64 = 512;
+const IN_A_ROW: u32 = 64;
 
 /// What makes more of a call than moving bytes.
 const BARS_SENDING: u32 = flag::LEAVING | flag::URGENT;
@@ -48,6 +53,7 @@ pub unsafe fn send(fd: RawFd, from: *const u8, len: usize, flags: c_int) -> Opti
         return None;
     }
     sending::count(slot, len);
+    slot.small_receives.store(0, Ordering::Relaxed);
     side.release_and_fence();
     wake(pair, number, &out, Word::RSleep);
     Some(len as isize)
@@ -68,6 +74,9 @@ pub unsafe fn receive(fd: RawFd, to: *mut u8, len: usize, flags: c_int) -> Optio
     }
     let (pair, number) = companion(slot)?;
     let inward = pair.port(number, pair.role ^ 1)?;
+    if len >= ROOM {
+        gather(slot, &inward);
+    }
     let mut side = slot.recv_side().ok()?;
     if !slot.current() {
         return None;
@@ -82,6 +91,22 @@ pub unsafe fn receive(fd: RawFd, to: *mut u8, len: usize, flags: c_int) -> Optio
     side.release_and_fence();
     wake(pair, number, &inward, Word::WSleep);
     isize::try_from(n).ok()
+}
+
+/// Where messages come one after the other, none is answered, and there is room for many: each look at the ring, while its writer is
+/// about the next one, costs both ends a cache line's trip. A moment's patience has some of them come together.
+#[inline(always)]
+fn gather(slot: SlotRef, inward: &LocalPort<'static>) {
+    let receives = slot.small_receives.load(Ordering::Relaxed);
+    let there = inward.load(Word::Produced).wrapping_sub(slot.delivered());
+    if there >= FEW {
+        return;
+    }
+    if receives >= IN_A_ROW {
+        spin::linger();
+    } else {
+        slot.small_receives.store(receives + 1, Ordering::Relaxed);
+    }
 }
 
 /// The socket's slot, if it has a companion, and neither it nor this process has anything else to see to.

@@ -24,6 +24,8 @@ const ALL_NS: u64 = 1_000_000;
 /// Looks before the first offer, and between two.
 const FIRST_LOOKS: u32 = 64;
 const LOOKS: u32 = 16;
+/// Pauses of `linger`.
+const LINGER: u32 = 24;
 /// An offer that took longer was taken.
 const TAKEN_NS: u64 = 1_000;
 /// Whoever took it so long was computing, unless as much came meanwhile as only a busy peer sends.
@@ -94,6 +96,14 @@ pub fn spin(ready: impl Fn() -> bool, backlog: impl Fn() -> u64) -> bool {
         own += took.min(TAKEN_NS);
         shared |= took > TAKEN_NS;
         away = away.max(took);
+    }
+}
+
+/// About a microsecond, where the other end goes on meanwhile: time for it to put twenty messages more.
+#[inline]
+pub fn linger() {
+    if !SHARED.load(Ordering::Relaxed) && processors() > 1 {
+        (0..LINGER).for_each(|_| std::hint::spin_loop());
     }
 }
 
