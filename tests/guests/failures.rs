@@ -14,9 +14,9 @@ use crate::load::{Load, lines};
 use crate::verbs::{Between, LONG};
 
 /// What `outlast.c` does on its connections.
-const KINDS: &str = "pb,oe,db,ib,Ie,wb";
+const KINDS: &str = "pb,oe,db,ib,Ie,wb,pn";
 /// The same for processes, each with one connection.
-const FEWER: &str = "dp,ib,Ip,wb,xb,cb";
+const FEWER: &str = "dp,ib,In,wb,xb,cb";
 
 #[track_caller]
 fn run(command: &str) {

@@ -6,7 +6,7 @@
  * p, but from FOLDER/idle on the client waits for an answer), I (as i, the server waits), w (as o, but from FOLDER/idle on nobody
  * reads), x (as o, and the client's process leaves by _exit at the end), c (as w, and the client, whose buffer is small, closes at FOLDER/close what is full); as p, but
  * at FOLDER/idle the client's process: u (has a user namespace of its own), s (has another user's rights), e (starts programs), k (is
- * another: a forked child goes on). How it waits: b (in blocking calls), p (poll), e (epoll). All end by themselves when there is FOLDER/stop; each then says
+ * another: a forked child goes on). How it waits: b (in blocking calls), p (poll), e (epoll), n (poll on an epoll set). All end by themselves when there is FOLDER/stop; each then says
  * what went in and out, and how it ended. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -63,12 +63,15 @@ static void await(struct connection *c, short events)
     if (c->how == 'p') {
         struct pollfd entry = { c->fd, events, 0 };
         poll(&entry, 1, -1);
-    } else if (c->how == 'e') {
+    } else if (c->how == 'e' || c->how == 'n') {
         struct epoll_event event = { .events = events == POLLIN ? EPOLLIN : events == POLLOUT ? EPOLLOUT : EPOLLIN | EPOLLOUT };
         if (c->armed != events)
             epoll_ctl(c->epoll, c->armed ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, c->fd, &event);
         c->armed = events;
-        epoll_wait(c->epoll, &event, 1, -1);
+        struct pollfd set = { c->epoll, POLLIN, 0 };
+        if (c->how == 'n')
+            poll(&set, 1, -1);
+        epoll_wait(c->epoll, &event, 1, c->how == 'n' ? 0 : -1);
     }
 }
 
@@ -283,7 +286,7 @@ static void *run(void *connection)
     struct connection *c = connection;
     if (c->how != 'b')
         fcntl(c->fd, F_SETFL, O_NONBLOCK);
-    c->epoll = c->how == 'e' ? epoll_create1(0) : -1;
+    c->epoll = c->how == 'e' || c->how == 'n' ? epoll_create1(0) : -1;
     pthread_t other;
     switch (c->kind) {
     case 'p':

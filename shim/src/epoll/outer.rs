@@ -21,8 +21,9 @@ pub const TAG_WAKE: u64 = u64::MAX - 1;
 pub const TAG_WAKE0: u64 = u64::MAX - 2;
 /// The outer epoll of a set that this one holds.
 pub const TAG_NEST: u64 = u64::MAX - 3;
-/// The descriptors of companions between hosts.
+/// The descriptors of companions between hosts: the provider's, and policyd's channel.
 pub const TAG_PROVIDER: u64 = u64::MAX - 4;
+pub const TAG_POLICYD: u64 = u64::MAX - 5;
 
 /// Watches an adopted entry's anchor; what the entry is found by is its tag.
 pub fn add_anchor(outer: RawFd, fd: RawFd, entry: RawFd) {
@@ -41,8 +42,8 @@ pub fn add_provider(outer: RawFd, conn: &Conn) {
     if !conn.pair.is_far() {
         return;
     }
-    for fd in far::descriptors() {
-        let mut event = epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: TAG_PROVIDER };
+    for (fd, tag) in far::descriptors().into_iter().zip([TAG_PROVIDER, TAG_POLICYD]) {
+        let mut event = epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: tag };
         // SAFETY: descriptors of ours, an event on this frame. It may be there already.
         unsafe { real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, fd, &mut event) };
     }

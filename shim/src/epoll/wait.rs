@@ -7,7 +7,7 @@ use libc::{c_int, c_short, epoll_event, sigset_t};
 
 use super::collect::collect;
 use super::nested;
-use super::outer::{TAG_NEST, TAG_PROVIDER, TAG_SET, TAG_WAKE, TAG_WAKE0};
+use super::outer::{TAG_NEST, TAG_POLICYD, TAG_PROVIDER, TAG_SET, TAG_WAKE, TAG_WAKE0};
 use super::set::{self, Set};
 use crate::outcome::Outcome;
 use crate::provider::far;
@@ -249,22 +249,31 @@ fn stand_shared(inner: &set::Guard<'_>, wake: Wake) -> Vec<Standing> {
         .collect()
 }
 
-/// Waits on the outer epoll and notes what it says for the next look.
+/// Waits on the outer epoll and notes what it says for the next look. It says each thing once: what is for the whole process is seen to here.
 fn take_news(set: &Set, limit: Option<u64>, mask: *const sigset_t) -> Result<(), i32> {
     let mut news = [epoll_event { events: 0, u64: 0 }; OUTER_EVENTS];
     let n = real_wait(set.outer.load(Ordering::Acquire), &mut news, limit, mask);
     if n < 0 {
         return Err(sys::errno());
     }
+    let told = |tag: u64| news.iter().take(n as usize).any(|event| event.u64 == tag);
+    let (by_policyd, by_provider) = (told(TAG_POLICYD), told(TAG_PROVIDER));
     if let Some(mut inner) = set.lock() {
         for event in news.iter().take(n as usize) {
             match event.u64 {
                 // Wake 0 wakes every outer epoll by itself; only who sleeps in poll has to be told (see `rouse_all`).
-                TAG_WAKE | TAG_WAKE0 | TAG_NEST | TAG_PROVIDER => {}
+                TAG_WAKE | TAG_WAKE0 | TAG_NEST | TAG_PROVIDER | TAG_POLICYD => {}
                 TAG_SET => set.kernel_due.store(true, Ordering::SeqCst),
                 fd => inner.hint(fd as RawFd),
             }
         }
+    }
+    if by_policyd {
+        // A packet is there before the word that tells of it.
+        meet::receive();
+    }
+    if by_policyd || by_provider || told(TAG_WAKE0) {
+        meet::collect();
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::slot::{IN_KERNEL, SlotRef};
 use crate::stream::{Port, Pumped, WState, Word, WriterFacts};
 use crate::{epoll, meet, real, sys};
 
-pub use far::{arm, bound as bound_all, descriptors, no_room};
+pub use far::{arm, bound as bound_all, descriptors, existing, no_room};
 
 /// How long an end of the stream may take to arrive; a queue pair on which it does not is dead before.
 const LINGER_NS: u64 = 5_000_000_000;

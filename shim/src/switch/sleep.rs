@@ -403,7 +403,7 @@ fn poll(conn: &Conn, way: Way, wake: Option<Wake>, limit: Option<u64>, patience:
     if n < 0 {
         return if sys::errno() == libc::EINTR { Woke::Signal } else { Woke::Look };
     }
-    let [tcp, own, zero, ..] = entries;
+    let [tcp, own, zero, _, mail] = entries;
     if own.revents != 0
         && let Some(wake) = wake
     {
@@ -411,6 +411,10 @@ fn poll(conn: &Conn, way: Way, wake: Option<Wake>, limit: Option<u64>, patience:
     }
     if zero.revents != 0 {
         rung();
+    }
+    if mail.revents != 0 {
+        // A packet is there before the word that tells of it.
+        meet::receive();
     }
     patience.said = tcp.revents & libc::POLLIN != 0;
     if tcp.revents != 0 && conn.slot.current() {

@@ -341,7 +341,8 @@ impl Round {
         self.enter_kernel();
         let asleep: SmallVec<[_; FEW]> = self.sets().filter_map(epoll::fall_asleep_on).collect();
         let bound = asleep.iter().fold(bound, |bound, asleep| asleep.bound(bound));
-        let between_hosts = self.switched().any(|(conn, _)| conn.pair.is_far());
+        let any_far = || !asleep.is_empty() || self.switched().any(|(conn, _)| conn.pair.is_far());
+        let between_hosts = far::existing().is_some() && any_far();
         if between_hosts {
             far::arm();
         }
@@ -374,6 +375,10 @@ impl Round {
             sleep::rung();
         }
         if between_hosts {
+            // policyd's channel. A packet is there before the word that tells of it.
+            if self.copies.last().is_some_and(|copy| copy.revents != 0) {
+                meet::receive();
+            }
             meet::collect();
         }
         if n < 0 {

@@ -9,6 +9,7 @@ use crate::stream::{Port, Word};
 use crate::{switch, sys};
 
 const STALL_NS: u64 = 500_000_000;
+const AGAIN_NS: u64 = 100_000_000;
 
 /// The writer of this direction has no room now.
 pub fn no_room(conn: &switch::Conn) {
@@ -26,9 +27,13 @@ pub fn is_stalled(conn: &switch::Conn) -> bool {
         .is_some_and(|own| own.is_stalled(conn.out.load(Word::Consumed), sys::now_ns()))
 }
 
-/// How long a sleep may last: a writer without room may be another thread's.
+/// How long a sleep may last: a writer without room may be another thread's; and what a forked child could not say to policyd it says later.
 pub fn bound(limit: Option<u64>) -> Option<u64> {
-    match existing().map_or(0, |far| far.stall_at.load(Ordering::Relaxed)) {
+    let Some(far) = existing() else { return limit };
+    if !far.is_ours() && far.todo.load(Ordering::Relaxed) {
+        return Some(limit.unwrap_or(u64::MAX).min(AGAIN_NS));
+    }
+    match far.stall_at.load(Ordering::Relaxed) {
         0 => limit,
         at => Some(limit.unwrap_or(u64::MAX).min(at.saturating_sub(sys::now_ns()).max(1_000_000))),
     }
