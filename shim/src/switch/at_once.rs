@@ -75,7 +75,7 @@ pub unsafe fn receive(fd: RawFd, to: *mut u8, len: usize, flags: c_int) -> Optio
     let (pair, number) = companion(slot)?;
     let inward = pair.port(number, pair.role ^ 1)?;
     if len >= ROOM {
-        gather(slot, &inward);
+        gather(slot, &inward, flags);
     }
     let mut side = slot.recv_side().ok()?;
     if !slot.current() {
@@ -96,14 +96,17 @@ pub unsafe fn receive(fd: RawFd, to: *mut u8, len: usize, flags: c_int) -> Optio
 /// Where messages come one after the other, none is answered, and there is room for many: each look at the ring, while its writer is
 /// about the next one, costs both ends a cache line's trip. A moment's patience has some of them come together.
 #[inline(always)]
-fn gather(slot: SlotRef, inward: &LocalPort<'static>) {
+fn gather(slot: SlotRef, inward: &LocalPort<'static>, flags: c_int) {
     let receives = slot.small_receives.load(Ordering::Relaxed);
     let there = inward.load(Word::Produced).wrapping_sub(slot.delivered());
     if there >= FEW {
         return;
     }
     if receives >= IN_A_ROW {
-        spin::linger();
+        // Whoever only asks whether there is anything has other things to do.
+        if there > 0 || slot.has(flag::BLOCKS) && flags & libc::MSG_DONTWAIT == 0 {
+            spin::linger();
+        }
     } else {
         slot.small_receives.store(receives + 1, Ordering::Relaxed);
     }
