@@ -26,7 +26,7 @@ fn round(ends: [(&Switch, &[Meet]); 2], generation: u32) {
     for at in 0..CONNECTIONS {
         for (switch, meets) in ends {
             let slot = SlotRef { generation, ..meets[at].slot };
-            switch.send(&Message::Meet(Meet { slot, ..meets[at].clone() }), &[]);
+            switch.send(&Message::Meet(Meet { slot, ..meets[at] }), &[]);
         }
     }
     for _ in 0..CONNECTIONS {
