@@ -74,6 +74,8 @@ struct Known {
     /// The thread's receive returns when there is something: of several messages it may find one or all.
     takes_what_comes: bool,
     sets: [[Set; SETS]; 2],
+    /// Whether the end has sent an urgent byte. What becomes of it when another follows: see `named::KNOWN`.
+    urgent: [bool; 2],
     moves: bool,
     calls: Vec<String>,
 }
@@ -137,7 +139,10 @@ impl Known {
             94..97 if theme == 3 || dice.chance(6) => return self.thread(dice, end),
             97..99 if theme == 4 || dice.chance(8) => format!("shutdown {}", dice.pick(&["w", "w", "r", "rw"])),
             99 if theme == 5 || dice.chance(8) => return self.end(dice, end, slot),
-            _ if theme == URGENT && dice.chance(3) => Self::urgent(dice),
+            _ if theme == URGENT && dice.chance(3) => match Self::urgent(dice) {
+                line if line.starts_with("send") && std::mem::replace(&mut self.urgent[end], true) => return,
+                line => line,
+            },
             _ => return,
         };
         let unasked = ["|ET", "ONESHOT"];

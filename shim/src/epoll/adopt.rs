@@ -7,6 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 use libc::epoll_event;
 use tandem_protocol::Reason;
 
+use super::collect::STIRRED;
 use super::outer::{add_anchor, add_provider};
 use super::set::{Entered, Guard, Inner, Set, all, at};
 use super::{armed, nested};
@@ -48,6 +49,8 @@ pub struct Adopted {
     /// Edge-triggered: how far the stream had come when it was last reported, and which lasting events were told.
     pub mark: u64,
     pub told: u32,
+    /// Of those: the peer's end.
+    pub heard: u32,
     /// Still in the kernel's set, for one event: it wakes whoever slept there.
     pub kicked: bool,
     /// That event has not been seen yet.
@@ -175,6 +178,7 @@ impl Set {
             seen_turns: 0,
             mark: 0,
             told: 0,
+            heard: 0,
             kicked,
             kick_due: kicked,
         });
@@ -425,7 +429,7 @@ pub fn ask_anew(slot: SlotRef) {
         let Some(mut inner) = set.lock() else { continue };
         for fd in inner.descriptors_of(slot) {
             if let Some(entry) = inner.entry(fd) {
-                entry.hot = true;
+                entry.hot |= entry.events & (libc::EPOLLET as u32) == 0 || entry.events & STIRRED != 0;
                 inner.make_due(fd);
             }
         }

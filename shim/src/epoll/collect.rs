@@ -13,6 +13,8 @@ use crate::switch::{Conn, anchor, ready, receive};
 const EDGE: u32 = libc::EPOLLET as u32;
 const RDHUP: u32 = libc::EPOLLRDHUP as u32;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
+/// Whoever waits for one of these is roused by bytes, and told of whatever else there is (sock_def_readable).
+pub const STIRRED: u32 = ready::IN | (libc::POLLPRI | libc::POLLRDBAND) as u32;
 /// What of an entry's events poll(2) knows by the same bits.
 const POLL_BITS: u32 = 0xffff & !(libc::EPOLLEXCLUSIVE as u32);
 
@@ -135,24 +137,27 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
 
 /// Edge-triggered: has the stream come further, or something lasting happened, since the last report?
 fn came(entry: &mut Adopted, conn: &Conn, events: u32, news: bool) -> bool {
-    // Whoever waits for one of these is roused by bytes, and told of whatever else there is (sock_def_readable).
-    const STIRRED: u32 = ready::IN | (libc::POLLPRI | libc::POLLRDBAND) as u32;
     const LASTING: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLPRI) as u32;
     // Of the anchor, wanted or not: the peer's FIN is an edge for who waits for bytes, too.
     let mut known = (events | conn.slot.anchor.load(Ordering::Acquire)) & LASTING;
     if known & RDHUP & !(events | entry.told) != 0 && receive::fin_waits(conn) {
         known &= !RDHUP;
     }
-    let lasting = known & !entry.told;
-    entry.told = known;
+    // What this end has shut may be told already, but not that the peer has.
+    let finished = known & conn.slot.anchor.load(Ordering::Acquire) & RDHUP;
+    let lasting = known & !entry.told | finished & !entry.heard;
+    (entry.told, entry.heard) = (known, finished);
     if !news {
         return lasting != 0;
     }
     let mark = receive::arrived(conn);
     // Bytes that were read before anybody asked are an edge, too, as long as there is something else to tell.
+    let low = receive::low_water(conn.slot, conn.fd);
     let read = entry.events & STIRRED != 0
-        && (entry.events & ready::IN == 0 || conn.slot.delivered() >= mark)
-        && receive::low_water(conn.slot, conn.fd) == 1;
+        && match entry.events & ready::IN {
+            0 => low == 1 || receive::readable(conn, false, low),
+            _ => low == 1 && conn.slot.delivered() >= mark,
+        };
     let further = mark > entry.mark && (events & ready::IN != 0 || events != 0 && read);
     if further {
         entry.mark = mark;

@@ -75,8 +75,7 @@ pub unsafe fn setsockopt(
             if what == flag::LOW_WATER && slot.stage() == Stage::Attached {
                 // SAFETY: the application's own call.
                 let outcome = Outcome::of(unsafe { real::setsockopt(fd, level, name, value, length) });
-                let readable = Conn::of(slot, fd).is_some_and(|conn| ready::ask(&conn, ready::IN) & ready::IN != 0);
-                if readable && outcome == Outcome::Done(0) {
+                if Conn::of(slot, fd).is_some_and(|conn| ready::has_come(&conn)) && outcome == Outcome::Done(0) {
                     epoll::ask_anew(slot);
                 }
                 return outcome;

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use super::moved;
 use crate::exports::types::*;
 use crate::outcome::Outcome;
-use crate::slot;
+use crate::slot::{self, flag};
 use crate::stream::{LocalPort, Port, WState, Writer};
 use crate::switch::send::{self, Source};
 use crate::{fd_table, real, sys};
@@ -17,8 +17,27 @@ const MOST: usize = 0x7fff_f000;
 /// The arguments of the libc call of this name.
 pub unsafe fn sendfile(out: c_int, input: c_int, offset: *mut off_t, size: size_t) -> Outcome<ssize_t> {
     let Some(slot) = slot::of(out).filter(|_| !fd_table::is_plain(out)) else { return Outcome::Bypass };
+    // SAFETY: by the caller.
+    let is_empty = || size == 0 || unsafe { at_end(input, offset) };
+    if (slot.has(flag::SHUT_WR) || slot.error_is_owed()) && is_empty() {
+        // The kernel reads the file first: where nothing comes of that it asks the connection nothing.
+        return Outcome::Bypass;
+    }
     let mut source = File { input, offset, left: size.min(MOST), sent: 0, whole: size };
     moved(slot, out, send::send(slot, out, &mut source, 0))
+}
+
+/// Whether the file has no byte there.
+///
+/// # Safety
+/// `offset` is sendfile's.
+unsafe fn at_end(input: c_int, offset: *const off_t) -> bool {
+    let mut byte = 0u8;
+    // SAFETY: by the caller; one byte.
+    unsafe {
+        let at = if offset.is_null() { libc::lseek(input, 0, libc::SEEK_CUR) } else { *offset };
+        at >= 0 && real::pread(input, (&raw mut byte).cast(), 1, at) == 0
+    }
 }
 
 pub fn tee(_input: c_int, _out: c_int, _size: size_t, _flags: c_uint) -> Outcome<ssize_t> {
