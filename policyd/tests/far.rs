@@ -210,6 +210,19 @@ fn devices_that_vanish_are_told_to_whom_it_concerns() {
     within("the other host knows", || hosts[0].peer("b").served == ["10.77.0.2".parse::<std::net::IpAddr>().unwrap()]);
 }
 
+/// Its network interface may be another namespace's, whose notices do not come here.
+#[test]
+fn a_device_that_serves_again_is_seen_though_nobody_tells() {
+    let Some(wire) = Wire::new("untold") else { return };
+    let hosts = linked(&wire);
+    hosts[1].serve(&[]);
+    wire.run(1, "ip link add other0 type veth peer name other1");
+    within("the other host knows that nothing is served", || hosts[0].peer("b").served.is_empty());
+    std::thread::sleep(Duration::from_secs(4)); // nothing is looked at any more for what the interface was told
+    hosts[1].serve(&["10.77.0.2"]);
+    within("it is seen", || hosts[0].peer("b").served == ["10.77.0.2".parse::<std::net::IpAddr>().unwrap()]);
+}
+
 #[test]
 fn a_thousand_short_connections_leave_nothing() {
     let Some(wire) = Wire::new("a thousand") else { return };

@@ -12,17 +12,24 @@ pub const DEVICES: &str = "class/infiniband";
 /// Sorted by address; the first device of those that serve one. A file that can't be read is as one that isn't there:
 /// devices go while they are looked at.
 pub fn served(root: &Path) -> Vec<Served> {
-    let mut all = Vec::new();
+    look(root).0
+}
+
+/// What is served, and whether there is a device that serves nothing.
+pub fn look(root: &Path) -> (Vec<Served>, bool) {
+    let (mut all, mut idle) = (Vec::new(), false);
     for device in entries(&root.join(DEVICES)) {
+        let before = all.len();
         for port in entries(&device.join("ports")) {
             if is_active_ethernet(&port) {
                 all.extend(of_port(&device, &port));
             }
         }
+        idle |= all.len() == before;
     }
     all.sort();
     all.dedup_by(|later, first| later.address == first.address);
-    all
+    (all, idle)
 }
 
 /// Every device, whether it serves anything or not.
@@ -111,5 +118,10 @@ mod tests {
         let by = |address: &str| Served { address: address.parse().unwrap(), device: "rxe0".to_owned(), port: 1 };
         assert_eq!(served(root), [by("10.0.0.1"), by("fd00::1")]);
         assert_eq!(devices(root), ["mlx0", "rxe0", "rxe1", "rxe9"]);
+        assert!(look(root).1, "mlx0 and rxe1 serve nothing");
+        for idle in ["mlx0", "rxe1"] {
+            fs::remove_dir_all(root.join(DEVICES).join(idle)).unwrap();
+        }
+        assert!(!look(root).1);
     }
 }
