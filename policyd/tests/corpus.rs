@@ -28,14 +28,17 @@ fn descriptors(policyd: &Policyd) -> usize {
     fs::read_dir(format!("/proc/{}/fd", policyd.child.id())).unwrap().count()
 }
 
+/// The memory of assignments, once there is one, and the processes for which a request stands. Each file would leave more.
+const KEPT: usize = 4;
+
 /// Nothing of it is left, and others are served.
 fn is_as_before(policyd: &Policyd, before: usize) {
     policyd.until("the clients have gone", |status| status.clients == 0 && status.pairs == 0 && status.parked == 0);
     let (now, until) = (|| descriptors(policyd), Instant::now() + Duration::from_secs(10));
-    while now() > before && Instant::now() < until {
+    while now() > before + KEPT && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(now() <= before, "{} descriptors, {before} before", now());
+    assert!(now() <= before + KEPT, "{} descriptors, {before} before", now());
     let (one, other) = (Switch::connect(&policyd.socket), Switch::connect(&policyd.socket));
     let (client, server) = connection(&listener());
     one.meet(1, &client);
