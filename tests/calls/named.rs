@@ -23,13 +23,11 @@ const KNOWN: &[(&str, &str)] = &[
     ("a set in a set by edge", ONE_MORE),
     ("a set in a set by edge, with edges", ONE_MORE),
     ("the low-water mark is reached beyond an urgent byte", BEYOND),
-    ("a reset is an edge after the own shutdown of both", NOTHING_NEW),
     ("two urgent bytes", URGENT),
 ];
 
 const TWO_USERS: &str = "what a process does with a set that it shares by fork, another that uses it too is not told";
 const ONE_MORE: &str = "one edge more, when the connection goes back to TCP because its set was put into another";
-const NOTHING_NEW: &str = "an end whose error was told before, and whose events are the same as before, is no edge";
 const BEYOND: &str = "ring and TCP are added up by FIONREAD, which stops at an urgent byte";
 const URGENT: &str =
     "an urgent byte that another follows is dropped if it is the first unread one; behind a fail-back record it is not";
