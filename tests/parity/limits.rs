@@ -3,10 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::bytes_and_order::rows;
+use tandem_tests::artifacts::native_only;
 use tandem_tests::namespace::Namespace;
-use tandem_tests::{Carried, Page, Pair, Policyd};
+use tandem_tests::patience::within;
+use tandem_tests::programs::program;
+use tandem_tests::{Carried, Launch, Page, Pair, Policyd, Proof, Scratch};
 
 rows! {
     emfile_exactly_where_natively => |pair| {
@@ -82,4 +86,74 @@ fn the_own_filter_drops_segments_before_the_switch_over() {
     let rules = "nft add table ip t; nft 'add chain ip t o { type filter hook output priority 0; }'
         nft 'add rule ip t o oifname lo numgen random mod 100 < 1 drop'";
     where_segments_are_dropped("the_own_filter_drops_segments_before_the_switch_over", rules);
+}
+
+/// What the program says, and what memory both ends and policyd have when all connections are warm and silent, in KiB.
+fn held_open(policyd: Option<&Policyd>, limit: u64, count: usize) -> (String, u64) {
+    let scratch = Scratch::new();
+    let folder = scratch.path().to_str().expect("a plain path");
+    let launch = |arguments: &[&str]| {
+        Launch::new(arguments[0], program("eight_thousand")).args(arguments).preload(policyd).spawn(&scratch)
+    };
+    let exists =
+        |name: &str| within(Duration::from_secs(90), Duration::from_millis(20), || scratch.file(name).exists());
+    let server = launch(&["server", folder, "20000"]);
+    assert!(exists("port"), "no server");
+    let mut client = launch(&["client", folder, &limit.to_string(), &count.to_string()]);
+    if let Some(policyd) = policyd {
+        // Where the machine is busy some meet late.
+        let enough = policyd.wait_carried(2 * count * 9 / 10, Duration::from_secs(90));
+        assert!(enough, "{} of {} ends carried\n{}", policyd.carried_ends(), 2 * count, policyd.status().whole);
+    }
+    scratch.write("carried", "");
+    assert!(exists("warm"), "not warm: {}", client.wait(Duration::ZERO));
+    std::thread::sleep(Duration::from_secs(1));
+    let processes = [server.pid(), client.pid()].into_iter().chain(policyd.map(|policyd| policyd.process().pid()));
+    let memory = processes.map(proportional_kb).sum();
+    scratch.write("go", "");
+    (client.wait(Duration::from_secs(90)).succeeded().text(), memory)
+}
+
+/// Memory that several map counts once, and page tables.
+fn proportional_kb(pid: u32) -> u64 {
+    let number = |file: &str, name: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).expect("/proc of a program that runs");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("the line is there");
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number")
+    };
+    number("smaps_rollup", "Pss:") + number("status", "VmPTE:")
+}
+
+/// At its limit a program gets as many connections as natively, and the same error.
+#[test]
+#[ignore = "by hand: with so few descriptors nothing was carried, and it is not known why"]
+fn as_many_connections_as_natively() {
+    let (native, _) = held_open(None, 300, 100);
+    if native_only() {
+        return;
+    }
+    let policyd = Policyd::start();
+    assert_eq!(held_open(policyd.as_ref(), 300, 100).0, native);
+    let mut proof = Proof::new("as_many_connections_as_natively");
+    proof.fact(format!("with 300 descriptors, as natively: {}", native.trim()));
+    proof.print();
+}
+
+#[test]
+#[ignore = "by hand: takes a minute of both cores"]
+fn eight_thousand_connections_between_two_processes() {
+    const COUNT: usize = 8_000;
+    let few = held_open(None, 8_100, COUNT);
+    if native_only() {
+        return;
+    }
+    let config = "[quotas]\ncompanions = 65536\n";
+    let policyd = Policyd::start_with(None, config);
+    let many = held_open(policyd.as_ref(), 8_100, COUNT);
+    let each = (many.1.saturating_sub(few.1)) as f64 / COUNT as f64;
+    let policyd = policyd.expect("not native");
+    let mut proof = Proof::new("eight_thousand_connections_between_two_processes");
+    proof.fact(format!("{each:.1} KiB a connection for both ends and policyd; {}", policyd.status().witness()));
+    proof.print();
+    assert!(each <= 16.0, "{each:.1} KiB a connection: {} KiB, natively {} KiB", many.1, few.1);
 }

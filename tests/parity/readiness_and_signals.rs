@@ -41,6 +41,7 @@ rows! {
     registered_before_it_is_connected => |pair| pair("before_connect").argument("epoll").passes("0,3,w,w").failing_back(&[]);
     doubled_before_it_is_connected => |pair| pair("before_connect").argument("dup").passes("0,3,w,w");
     a_fin_behind_more_than_the_buffer_holds_is_an_edge => |pair| pair("late_fin").passes("0,3,w,w");
+    the_few_that_are_busy_starve_no_other => |pair| pair("few_busy").carried(Carried::Sent).failing_back(&[]);
     a_connection_passed_between_epoll_sets_in_turns => |pair| pair("turns").passes("0,3,w,w");
     select_near_its_limit_and_poll_with_doubles => |pair| pair("polls").passes("0,3,w");
 }
