@@ -43,5 +43,8 @@ rows! {
     a_fin_behind_more_than_the_buffer_holds_is_an_edge => |pair| pair("late_fin").passes("0,3,w,w");
     the_few_that_are_busy_starve_no_other => |pair| pair("few_busy").carried(Carried::Sent).failing_back(&[]);
     a_connection_passed_between_epoll_sets_in_turns => |pair| pair("turns").passes("0,3,w,w");
+    /// ENOSYS, as an older kernel has it; EPERM, as a container's filter.
+    waits_where_the_newest_calls_are_missing => |pair| pair("old_kernel").argument("38").passes("0,3,w");
+    waits_where_the_newest_calls_are_forbidden => |pair| pair("old_kernel").argument("1").passes("0,3,w");
     select_near_its_limit_and_poll_with_doubles => |pair| pair("polls").passes("0,3,w");
 }

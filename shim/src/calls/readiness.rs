@@ -1,6 +1,6 @@
 //! Waiting for many descriptors: poll, select, epoll. The wait itself is in `switch::watch` and `epoll`.
 
-use crate::epoll;
+use crate::epoll::{self, Limit};
 use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::switch::watch;
@@ -117,9 +117,8 @@ pub unsafe fn epoll_pwait(
     timeout: c_int,
     mask: *const sigset_t,
 ) -> Outcome<c_int> {
-    let limit = u64::try_from(timeout).ok().map(|ms| ms * NS_A_MS);
     // SAFETY: by the caller.
-    unsafe { epoll::wait(set, events, count, limit, mask) }
+    unsafe { epoll::wait(set, events, count, Limit::Milliseconds(timeout), mask) }
 }
 
 /// # Safety
@@ -134,7 +133,7 @@ pub unsafe fn epoll_pwait2(
     // SAFETY: by the caller.
     let Ok(limit) = (unsafe { nanoseconds(timeout) }) else { return Outcome::Bypass };
     // SAFETY: by the caller.
-    unsafe { epoll::wait(set, events, count, limit, mask) }
+    unsafe { epoll::wait(set, events, count, Limit::Time(limit), mask) }
 }
 
 /// `Err`: a time that the kernel refuses.

@@ -1,7 +1,7 @@
 //! epoll_wait and its kin.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::{c_int, c_short, epoll_event, sigset_t};
 
@@ -23,8 +23,53 @@ const KERNEL_TURN: usize = 8;
 /// Without an outer epoll, how often to look.
 const LOOK_NS: u64 = 500_000;
 const OUTER_EVENTS: usize = 64;
+const NS_A_MS: u64 = 1_000_000;
 
-/// Waits on the application's set. `limit_ns`: `None` for ever.
+/// How long a wait may take, as the application's call says it. The kernel is asked by the same kind of call: another might be one that
+/// a kernel lacks or a filter forbids.
+#[derive(Clone, Copy)]
+pub enum Limit {
+    /// epoll_wait, epoll_pwait; below zero: for ever.
+    Milliseconds(c_int),
+    /// epoll_pwait2, in nanoseconds; `None`: for ever.
+    Time(Option<u64>),
+}
+
+impl Limit {
+    /// When it is over. The clock is asked only if it has to be.
+    fn end(self) -> Option<u64> {
+        match self {
+            Self::Milliseconds(ms) => match u64::try_from(ms).ok()? {
+                0 => Some(0),
+                ms => Some(sys::now_ns().saturating_add(ms * NS_A_MS)),
+            },
+            Self::Time(ns) => match ns? {
+                0 => Some(0),
+                ns => Some(sys::now_ns().saturating_add(ns)),
+            },
+        }
+    }
+
+    /// What is left of it.
+    fn left(self, until: Option<u64>) -> Self {
+        match self {
+            Self::Milliseconds(..=0) | Self::Time(None | Some(0)) => self,
+            Self::Milliseconds(_) => Self::Milliseconds(left(until).map_or(-1, whole_ms)),
+            Self::Time(_) => Self::Time(left(until)),
+        }
+    }
+}
+
+/// What is left until then.
+fn left(until: Option<u64>) -> Option<u64> {
+    until.map(|until| if until == 0 { 0 } else { until.saturating_sub(sys::now_ns()) })
+}
+
+fn whole_ms(ns: u64) -> c_int {
+    ns.div_ceil(NS_A_MS).min(c_int::MAX as u64) as c_int
+}
+
+/// Waits on the application's set.
 ///
 /// # Safety
 /// `events` has room for `max` entries; `mask` is null or a signal set.
@@ -32,24 +77,27 @@ pub unsafe fn wait(
     epfd: RawFd,
     events: *mut epoll_event,
     max: c_int,
-    limit_ns: Option<u64>,
+    limit: Limit,
     mask: *const sigset_t,
 ) -> Outcome<c_int> {
     meet::collect();
     let Some(set) = set::of(epfd) else { return Outcome::Bypass };
-    if max <= 0 || events.is_null() {
+    let missing = matches!(limit, Limit::Time(_)) && !has_fine_wait();
+    if max <= 0 || events.is_null() || missing {
         return Outcome::Bypass;
     }
-    let until = limit_ns.map(|ns| sys::now_ns().saturating_add(ns));
+    let until = limit.end();
+    let mut kernels = limit;
     // SAFETY: by the caller.
     let out = unsafe { std::slice::from_raw_parts_mut(events, max as usize) };
     let mut spun = false;
     loop {
-        if let Some(outcome) = by_kernel(set, epfd, out, until, mask) {
+        if let Some(outcome) = by_kernel(set, epfd, out, kernels, mask) {
             return outcome;
         }
+        kernels = limit.left(until);
         let whole = set.prepare() && nested::link(set);
-        let left = until.map(|until| until.saturating_sub(sys::now_ns()));
+        let left = left(until);
         // Who is about to sleep hears of the anchors and the kernel's set by that.
         let spins = !spun
             && set.sleepers.load(Ordering::Relaxed) == 0
@@ -97,7 +145,7 @@ fn by_kernel(
     set: &Set,
     epfd: RawFd,
     out: &mut [epoll_event],
-    until: Option<u64>,
+    limit: Limit,
     mask: *const sigset_t,
 ) -> Option<Outcome<c_int>> {
     set.in_kernel.fetch_add(1, Ordering::SeqCst);
@@ -105,8 +153,10 @@ fn by_kernel(
         set.in_kernel.fetch_sub(1, Ordering::SeqCst);
         return None;
     }
-    let left = until.map(|until| until.saturating_sub(sys::now_ns()));
-    let n = real_wait(epfd, out, left, mask);
+    let n = match limit {
+        Limit::Milliseconds(ms) => coarse_wait(epfd, out, ms, mask),
+        Limit::Time(ns) => fine_wait(epfd, out, ns, mask),
+    };
     let outcome = Outcome::of(n);
     set.in_kernel.fetch_sub(1, Ordering::SeqCst);
     if n > 0 {
@@ -278,38 +328,54 @@ fn take_news(set: &Set, limit: Option<u64>, mask: *const sigset_t) -> Result<(),
     Ok(())
 }
 
-/// Whether libc has epoll_pwait2 (glibc 2.35); the kernel may lack it still, and then says ENOSYS.
+/// Waits on a set of ours, or on the application's for no time at all: as exactly as the kernel lets us.
+fn real_wait(epfd: RawFd, out: &mut [epoll_event], limit_ns: Option<u64>, mask: *const sigset_t) -> c_int {
+    if limit_ns.is_some_and(|ns| ns % NS_A_MS != 0) && has_fine_wait() {
+        return fine_wait(epfd, out, limit_ns, mask);
+    }
+    coarse_wait(epfd, out, limit_ns.map_or(-1, whole_ms), mask)
+}
+
+/// Whether there is an epoll_pwait2: glibc 2.35 and Linux 5.11 have it; valgrind 3.19 and some containers' filters know none.
 fn has_fine_wait() -> bool {
-    static HAS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    match HAS.load(Ordering::Relaxed) {
-        0 => {
-            let has = real::present::epoll_pwait2();
-            HAS.store(1 + u32::from(has), Ordering::Relaxed);
-            has
+    const UNKNOWN: u32 = 0;
+    const THERE: u32 = 1;
+    const MISSING: u32 = 2;
+    static KNOWN: AtomicU32 = AtomicU32::new(UNKNOWN);
+    match KNOWN.load(Ordering::Relaxed) {
+        UNKNOWN => {
+            let mut event = [epoll_event { events: 0, u64: 0 }];
+            // No set: EBADF from whoever knows the call.
+            let there = real::present::epoll_pwait2()
+                && fine_wait(-1, &mut event, Some(0), std::ptr::null()) < 0
+                && sys::errno() == libc::EBADF;
+            KNOWN.store(if there { THERE } else { MISSING }, Ordering::Relaxed);
+            there
         }
-        known => known == 2,
+        known => known == THERE,
     }
 }
 
-fn real_wait(epfd: RawFd, out: &mut [epoll_event], limit_ns: Option<u64>, mask: *const sigset_t) -> c_int {
-    let max = out.len().min(c_int::MAX as usize) as c_int;
-    let fine = limit_ns.filter(|ns| ns % 1_000_000 != 0);
-    if let Some(ns) = fine
-        && has_fine_wait()
-    {
-        let time = sys::timespec(ns);
-        // SAFETY: room for `max` events, a time on this frame, the caller's mask.
-        return unsafe { real::epoll_pwait2(epfd, out.as_mut_ptr(), max, &time, mask) };
-    }
-    let ms = limit_ns.map_or(-1, |ns| ns.div_ceil(1_000_000).min(c_int::MAX as u64) as c_int);
-    // SAFETY: as above.
+fn fine_wait(epfd: RawFd, out: &mut [epoll_event], limit_ns: Option<u64>, mask: *const sigset_t) -> c_int {
+    let time = limit_ns.map(sys::timespec);
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: room for `room` events, null or a time on this frame, the caller's mask.
+    unsafe { real::epoll_pwait2(epfd, out.as_mut_ptr(), room(out), time, mask) }
+}
+
+fn coarse_wait(epfd: RawFd, out: &mut [epoll_event], ms: c_int, mask: *const sigset_t) -> c_int {
+    // SAFETY: room for `room` events, the caller's mask.
     unsafe {
         if mask.is_null() {
-            real::epoll_wait(epfd, out.as_mut_ptr(), max, ms)
+            real::epoll_wait(epfd, out.as_mut_ptr(), room(out), ms)
         } else {
-            real::epoll_pwait(epfd, out.as_mut_ptr(), max, ms, mask)
+            real::epoll_pwait(epfd, out.as_mut_ptr(), room(out), ms, mask)
         }
     }
+}
+
+fn room(out: &[epoll_event]) -> c_int {
+    out.len().min(c_int::MAX as usize) as c_int
 }
 
 /// poll on a set's own descriptor that has adopted entries: POLLIN, if it would report something.
