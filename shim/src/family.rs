@@ -149,7 +149,9 @@ impl Family {
                     Ok(_) => {
                         self.shared.slot_hint.store(at as u32, Ordering::Relaxed);
                         let index = at as u32 * 64 + bit;
-                        self.shared.slots_used.fetch_max(index + 1, Ordering::Relaxed);
+                        if self.shared.slots_used.load(Ordering::Relaxed) <= index {
+                            self.shared.slots_used.fetch_max(index + 1, Ordering::Relaxed);
+                        }
                         return Some(index);
                     }
                     Err(now) => seen = now,
@@ -162,7 +164,9 @@ impl Family {
     pub fn free_slot(&self, index: u32) {
         if let Some(word) = self.shared.taken.get(index as usize / 64) {
             word.fetch_and(!(1 << (index % 64)), Ordering::Release);
-            self.shared.slot_hint.fetch_min(index / 64, Ordering::Relaxed);
+            if self.shared.slot_hint.load(Ordering::Relaxed) > index / 64 {
+                self.shared.slot_hint.fetch_min(index / 64, Ordering::Relaxed);
+            }
         }
     }
 }

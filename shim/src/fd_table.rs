@@ -186,7 +186,11 @@ fn raise_ceiling(fd: c_int, entry: Entry) {
         Entry::Datagram(_) => &DATAGRAM_CEILING,
         Entry::Socket(_) | Entry::Settled(_) | Entry::Epoll(_) => &CEILING,
     };
-    ceiling.fetch_max(fd.saturating_add(1), Ordering::Relaxed);
+    let above = fd.saturating_add(1);
+    // Mostly it is high enough, and a load costs less than a locked operation.
+    if ceiling.load(Ordering::Relaxed) < above {
+        ceiling.fetch_max(above, Ordering::Relaxed);
+    }
 }
 
 #[inline(always)]

@@ -34,6 +34,7 @@ mod log;
 mod quota;
 mod signals;
 mod slot;
+mod stranger;
 mod sys;
 mod wake;
 

@@ -114,8 +114,19 @@ table!(real_functions);
 pub static DPRINTF: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 pub static DPRINTF_CHK: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Looks those two up if that is still to be done.
+/// Where `clone` jumps (see `exports::sharing`).
+#[cfg(not(test))]
+pub static CLONE: AtomicPtr<c_void> = AtomicPtr::new(crate::exports::sharing::resolve_clone as *mut c_void);
+
+#[cfg(not(test))]
+pub extern "C" fn resolve_clone() {
+    CLONE.store(lookup(c"clone"), Ordering::Release);
+}
+
+/// Looks up what is variadic if that is still to be done.
 pub fn resolve_variadic() {
+    #[cfg(not(test))]
+    resolve_clone();
     if DPRINTF_CHK.load(Ordering::Acquire).is_null() {
         DPRINTF.store(lookup(c"dprintf"), Ordering::Release);
         DPRINTF_CHK.store(lookup(c"__dprintf_chk"), Ordering::Release);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::{c_int, c_long, c_void};
 
 use crate::real::raw;
+use crate::stranger;
 
 thread_local! {
     // const-initialised and without Drop: no allocation, no destructor, safe in a signal handler.
@@ -50,15 +51,18 @@ fn real_pid() -> u32 {
     unsafe { raw!(libc::SYS_getpid) as u32 }
 }
 
-/// A vfork child runs in the parent's memory: it must not change any table there. One system call: slow paths only.
+/// A vfork child runs in the parent's memory: it must not change any table there. One system call at most, and where nobody can be one none.
 pub fn is_vfork_child() -> bool {
+    if !stranger::is_possible() {
+        return false;
+    }
     let pid = PID.load(Ordering::Relaxed);
     pid != 0 && pid != real_pid()
 }
 
 /// In a forked child, before anything else of ours: its one thread has another id now.
 pub fn after_fork_in_child() {
-    refresh_pid();
+    stranger::after_fork_in_child();
     let _ = TID.try_with(|tid| tid.set(0));
 }
 

@@ -29,6 +29,7 @@ rows! {
     a_writer_without_a_reader_is_bounded => |pair| pair("bounded").passes("0,3,w");
     a_writer_without_a_reader_gives_up_by_its_user_timeout => |pair| pair("user_timeout").passes("0,3,w");
     a_child_that_runs_another_program => |pair| pair("still_carried").argument("exec").passes("w,w");
+    children_by_vfork_and_clone_close_it => |pair| pair("bare_children").passes("0,3,w").failing_back(&[7]);
     an_option_set_to_what_it_was => |pair| pair("still_carried").argument("zero").passes("w,w");
     late_reply_after_shutdown_of_writing => |pair| pair("half_close").argument("late_reply");
     shutdown_of_reading => |pair| pair("half_close").argument("read_side");

@@ -214,7 +214,10 @@ impl Registry {
     }
 
     fn use_row(&self, index: usize) {
-        self.header.rows_used.fetch_max((index % ROWS) as u32 + 1, Ordering::Release);
+        let used = (index % ROWS) as u32 + 1;
+        if self.header.rows_used.load(Ordering::Relaxed) < used {
+            self.header.rows_used.fetch_max(used, Ordering::Release);
+        }
     }
 
     /// Switch: the connection is closed. Frees the row and adds it to the totals; a second call does nothing.
@@ -338,9 +341,9 @@ impl Totals {
         self.connections.fetch_add(1, Ordering::Relaxed);
         if row.carried() {
             self.carried.fetch_add(1, Ordering::Relaxed);
+            self.tx_companion.fetch_add(row.tx_companion, Ordering::Relaxed);
+            self.rx_companion.fetch_add(row.rx_companion, Ordering::Relaxed);
         }
-        self.tx_companion.fetch_add(row.tx_companion, Ordering::Relaxed);
-        self.rx_companion.fetch_add(row.rx_companion, Ordering::Relaxed);
         if let Some(counter) = row.counted_reason().and_then(|r| self.reasons.get(r.code() as usize)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }

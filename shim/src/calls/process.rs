@@ -12,7 +12,7 @@ use crate::outcome::Outcome;
 use crate::provider::far;
 use crate::slot::{self, SlotRef, Stage};
 use crate::switch::anchor;
-use crate::{config, epoll, family, fd_table, meet, real, signals, sys, wake};
+use crate::{config, epoll, family, fd_table, meet, real, signals, stranger, sys, wake};
 
 pub fn fork(real: unsafe fn() -> pid_t) -> Outcome<pid_t> {
     let pending = family::existing().map(|family| &family.shared.forks_pending);
@@ -58,6 +58,7 @@ pub fn credentials_changed() {
 /// Start-up's last step.
 pub fn start() {
     sys::refresh_pid();
+    stranger::start();
     config::read_environment();
 }
 
@@ -221,6 +222,11 @@ pub fn syscall(number: c_long, arguments: [usize; 6]) -> Outcome<c_long> {
             }
             libc::SYS_rt_sigaction => {
                 signals::changed();
+                Outcome::Bypass
+            }
+            libc::SYS_clone if a as c_int & libc::CLONE_VM == 0 => Outcome::Bypass,
+            libc::SYS_clone | libc::SYS_clone3 => {
+                stranger::may_come();
                 Outcome::Bypass
             }
             _ => {

@@ -6,6 +6,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
+use smallvec::{SmallVec, smallvec};
+
 use super::adopt::{Adopted, unwatch};
 use super::due::{Due, Mail};
 use super::nested::{self, Nested};
@@ -202,9 +204,9 @@ impl Inner {
     }
 
     /// The numbers by which a connection is registered in the set.
-    pub fn descriptors_of(&self, slot: SlotRef) -> Vec<RawFd> {
+    pub fn descriptors_of(&self, slot: SlotRef) -> SmallVec<[RawFd; 4]> {
         if !slot.has(flag::REGISTERED_TWICE) {
-            return vec![slot.registered()];
+            return smallvec![slot.registered()];
         }
         let native = self.native.iter().filter(|(_, entry)| entry.slot == slot).map(|(&fd, _)| fd);
         native.chain(self.adopted.iter().filter(|entry| entry.conn.slot == slot).map(|entry| entry.fd)).collect()

@@ -1,5 +1,5 @@
 //! The hooks: C in, C out. `table` names them, `routes` decides whether a call concerns the switch, `variadic` has the few that
-//! no fixed signature fits. The only place that knows redhook.
+//! no fixed signature fits, `sharing` what makes children in this memory. The only place that knows redhook.
 //!
 //! redhook would catch a panic in a hook and repeat the real call. Here it has nothing to catch: a hook's body is a test and a
 //! jump, and everything that could panic is behind `outcome::settle`. So the compiler folds redhook's `catch_unwind` and its
@@ -13,5 +13,7 @@ pub(crate) mod types;
 mod hooks;
 #[cfg(not(test))]
 mod routes;
+#[cfg(not(test))]
+pub(crate) mod sharing;
 #[cfg(not(test))]
 mod variadic;

@@ -25,17 +25,13 @@ impl SlotRef {
 
     /// As `add_holder`, for the process itself: one that had its number is gone, and an exec has failed.
     pub fn hold(&self, pid: u32) {
-        for holder in &self.slot.holders {
-            let _ = holder.compare_exchange(pid | LEFT_BY_EXEC, pid, Ordering::AcqRel, Ordering::Relaxed);
-        }
+        self.rename(pid | LEFT_BY_EXEC, pid);
         self.add_holder(pid);
     }
 
     /// exec closes the socket in this process, which is one of several holders.
     pub fn leave_by_exec(&self, pid: u32) {
-        for holder in &self.slot.holders {
-            let _ = holder.compare_exchange(pid, pid | LEFT_BY_EXEC, Ordering::AcqRel, Ordering::Relaxed);
-        }
+        self.rename(pid, pid | LEFT_BY_EXEC);
     }
 
     /// Before a fork: the child's number may be one that a process had which is gone.
@@ -49,8 +45,15 @@ impl SlotRef {
     }
 
     pub fn drop_holder(&self, pid: u32) {
+        self.rename(pid, 0);
+    }
+
+    /// Where it stands. Nobody else puts it there meanwhile, and a load costs less than a locked operation.
+    fn rename(&self, from: u32, to: u32) {
         for holder in &self.slot.holders {
-            let _ = holder.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed);
+            if holder.load(Ordering::Acquire) == from {
+                let _ = holder.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
+            }
         }
     }
 

@@ -442,12 +442,16 @@ impl SlotRef {
         let (Some(marks), Some(by)) = (SETS.get(self.index as usize), REGISTERED.get(self.index as usize)) else {
             return false;
         };
-        let known = self.sets().any(|known| known == set);
+        let known = marks.iter().any(|known| known.load(Ordering::Acquire) == mark);
         let entered = known
-            || marks.iter().any(|free| free.compare_exchange(0, mark, Ordering::SeqCst, Ordering::Relaxed).is_ok());
+            || marks.iter().any(|free| {
+                free.load(Ordering::Relaxed) == 0
+                    && free.compare_exchange(0, mark, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+            });
         // Counted after the mark is there: of two threads that enter two sets at once one at least sees both.
         fence(Ordering::SeqCst);
-        if known || !entered || self.sets().nth(1).is_some() {
+        let in_how_many = marks.iter().filter(|mark| mark.load(Ordering::Acquire) > 0).count();
+        if known || !entered || in_how_many > 1 {
             self.raise(flag::REGISTERED_TWICE);
         } else {
             by.store(fd, Ordering::Relaxed);
@@ -456,8 +460,11 @@ impl SlotRef {
     }
 
     pub fn leave_set(&self, set: u32) {
+        let own = set as u16 + 1;
         for mark in SETS.get(self.index as usize).into_iter().flatten() {
-            let _ = mark.compare_exchange(set as u16 + 1, 0, Ordering::AcqRel, Ordering::Relaxed);
+            if mark.load(Ordering::Acquire) == own {
+                let _ = mark.compare_exchange(own, 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
         }
     }
 
