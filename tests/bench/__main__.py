@@ -12,11 +12,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from cases import all_cases  # noqa: E402 (found by the line above)
-from harness import machine, results, table  # noqa: E402
+from harness import between, machine, results, table  # noqa: E402
 from harness.measure import Field, Progress, measure  # noqa: E402
 from harness.processes import Failed  # noqa: E402
 
-ROUNDS, QUICK_ROUNDS, QUICK_SECONDS = 7, 5, 0.2
+ROUNDS, QUICK_ROUNDS, QUICK_SECONDS, GUEST_ROUNDS = 7, 5, 0.2, 5
 # On a machine that is very slow a quick run keeps its time by fewer rounds.
 QUICK_BUDGET, QUICK_ROUNDS_AFTER = 100, 2
 
@@ -38,6 +38,8 @@ def main():
             print("\n".join(case.key for case in chosen))
             return 0
         told = measured(options, chosen)
+        if options.guest:
+            told["guest"] = between.measured(options.rounds or GUEST_ROUNDS, options.guest_way)
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(told, indent=1))
     return show(options, told)
@@ -48,6 +50,10 @@ def words():
     parser.add_argument("case", nargs="*", help="only cases whose name has one of these words; default: all")
     parser.add_argument("--quick", action="store_true", help="few cases, short; fails on a ratio outside its band")
     parser.add_argument("--report", action="store_true", help="also writes tests/bench/BENCHMARKS.md and its plots")
+    parser.add_argument("--guest", action="store_true", help="also between hosts, by SoftRoCE: some ten minutes more")
+    parser.add_argument(
+        "--guest-way", action="append", default=[], metavar="NAME=LIBRARY", help="there under that library, too"
+    )
     parser.add_argument("--profile", action="store_true", help="instructions and system calls of a message instead")
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}")
     parser.add_argument("--seconds", type=float, help="of one measurement; default: by case, 0.3 to 1")
@@ -116,6 +122,8 @@ def show(options, told):
         f"\nMedians of {told['rounds']} rounds in turns (lowest–highest). Every figure: {options.read or options.json}"
     )
     print(f"{facts['processor']}, {facts['cores']} cores, Linux {facts['kernel']}, {loads}.")
+    if "guest" in told:
+        print("\nBetween hosts:\n\n" + "\n".join(between.markdown(told["guest"])))
     if options.report:
         from harness import report
 

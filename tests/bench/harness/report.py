@@ -1,5 +1,6 @@
 """BENCHMARKS.md, made from the results and nothing else."""
 
+from . import between
 from .machine import warning
 from .plots import draw
 from .results import slower_than_native
@@ -45,21 +46,30 @@ def text(results, plots):
         yield ""
         yield f"![{TITLES[name]}](plots/{name}.svg)"
     yield ""
-    yield from verdict(rows)
+    guest = results.get("guest")
+    yield from verdict(rows, between.goals(guest) if guest else [])
+    if guest:
+        yield ""
+        yield "## Between hosts"
+        yield ""
+        yield from between.markdown(guest)
     yield ""
     yield "## All figures"
     yield markdown(rows)
 
 
-def verdict(rows):
+def verdict(rows, between_hosts):
     """What was reached, what was not, and where Tandem is slower than TCP."""
     goals = [(row, goal) for row in rows for goal in row["goals"]]
     missed = [(row, goal) for row, goal in goals if goal["holds"] is False]
     slower = [row for row in rows if slower_than_native(row)]
     broken = {row["case"]: row["errors"] for row in rows if row["errors"]}
-    yield f"## Verdict: {len(goals) - len(missed)} of {len(goals)} goals reached"
+    all_missed = [f"{row['key']}: {goal_text(goal)}" for row, goal in missed]
+    all_missed += [f"between hosts, {text}" for text, holds in between_hosts if not holds]
+    count = len(goals) + len(between_hosts)
+    yield f"## Verdict: {count - len(all_missed)} of {count} goals reached"
     for title, lines in (
-        ("Not reached", [f"{row['key']}: {goal_text(goal)}" for row, goal in missed]),
+        ("Not reached", all_missed),
         ("Slower than 0.98 × native", [f"{row['key']}: {number(row['ratio']['median'])} × native" for row in slower]),
         (
             "Not measured",
