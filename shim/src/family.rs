@@ -94,6 +94,9 @@ fn make() -> Option<&'static Family> {
 }
 
 fn build() -> Option<Family> {
+    if sys::space_is_limited() {
+        return None;
+    }
     let slots = sys::map_shared(None, SLOTS * size_of::<Slot>(), true)?.cast::<Slot>();
     let shared = sys::map_shared(None, size_of::<Shared>(), true)?.cast::<Shared>();
     let registry_file = sys::memfd(c"tandem-registry", Registry::BYTES)?;

@@ -141,6 +141,13 @@ pub fn clear(fd: c_int) {
     set(fd, Entry::Plain);
 }
 
+/// All that is the application's becomes plain.
+pub fn forget_all() {
+    for fd in (0..life_ceiling()).filter(|&fd| !is_hidden(fd)) {
+        clear(fd);
+    }
+}
+
 /// Puts an entry in place and returns the old one: of two threads that close one number, one gets it.
 pub fn swap(fd: c_int, entry: Entry) -> Entry {
     let Some(cell) = cell(fd) else { return Entry::Plain };

@@ -151,6 +151,14 @@ pub fn memfd(name: &CStr, bytes: usize) -> Option<RawFd> {
     }
 }
 
+/// The program's address space is limited: it counts what is left of it, and ours would be many GiB.
+pub fn space_is_limited() -> bool {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prlimit64 on ourselves with a valid place.
+    let known = unsafe { libc::prlimit64(0, libc::RLIMIT_AS, std::ptr::null(), &mut limit) } == 0;
+    known && limit.rlim_cur != libc::RLIM64_INFINITY
+}
+
 /// Maps `bytes` of a memory file (or anonymous shared memory where `fd` is `None`), never dumped into a core file.
 pub fn map_shared(fd: Option<RawFd>, bytes: usize, writable: bool) -> Option<*mut u8> {
     if crate::debug::fault(crate::debug::Fault::Mmap) {

@@ -39,6 +39,7 @@ pub struct Pair<'a> {
     carried: Carried,
     failing_back: Vec<u32>,
     least_fail_backs: u64,
+    stays: bool,
     ways: Vec<Way>,
     limit: Duration,
     alone: bool,
@@ -70,6 +71,7 @@ impl<'a> Pair<'a> {
             carried: Carried::Yes,
             failing_back: vec![6],
             least_fail_backs: 0,
+            stays: false,
             ways: Way::FOUR.to_vec(),
             limit: Duration::from_secs(40),
             alone: false,
@@ -106,6 +108,12 @@ impl<'a> Pair<'a> {
 
     pub fn least_fail_backs(mut self, count: u64) -> Self {
         self.least_fail_backs = count;
+        self
+    }
+
+    /// With both ends preloaded nothing goes back to TCP.
+    pub fn stays_carried(mut self) -> Self {
+        self.stays = true;
         self
     }
 
@@ -217,6 +225,9 @@ impl<'a> Pair<'a> {
         }
         if matches!(way, Way::BothFailingBack(_)) && status.fail_backs < self.least_fail_backs {
             complaints.push(format!("{} fail-backs, wanted at least {}", status.fail_backs, self.least_fail_backs));
+        }
+        if self.stays && way == Way::Both && status.fail_backs > 0 {
+            complaints.push(format!("{} fail-backs, wanted none: {}", status.fail_backs, status.whole));
         }
         complaints.join("; ")
     }

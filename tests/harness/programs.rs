@@ -24,7 +24,7 @@ pub fn python(name: &str, script: &str) -> Launch {
     Launch::new(name, system_program("python3")).env("PYTHONDONTWRITEBYTECODE", "1").arg(sources().join(script))
 }
 
-/// The compiled program of `programs/NAME.c`.
+/// The compiled program of `programs/NAME.c`; with `NAME_library.c`, which it needs, if there is one.
 #[track_caller]
 pub fn program(name: &str) -> PathBuf {
     static BUILT: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
@@ -45,10 +45,23 @@ fn compile(name: &str) -> PathBuf {
     let binary = folder.join(name);
     let age = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
     assert!(source.exists(), "no source {source:?}");
-    let newest = headers().chain([source.clone()]).filter_map(|path| age(&path)).max();
+    let library = sources().join(format!("{name}_library.c"));
+    let sources = [source.clone(), library.clone()];
+    let newest = headers().chain(sources).filter_map(|path| age(&path)).max();
     if age(&binary) > newest {
         return binary;
     }
+    if library.exists() {
+        let shared = |copy: &str| cc(&library, &folder, &format!("lib{name}{copy}.so"), &["-shared", "-fPIC"]);
+        shared("_opened");
+        let needed = shared("").display().to_string();
+        return cc(&source, &folder, name, &[&needed, "-Wl,-rpath,$ORIGIN"]);
+    }
+    cc(&source, &folder, name, &[])
+}
+
+fn cc(source: &Path, folder: &Path, name: &str, more: &[&str]) -> PathBuf {
+    let binary = folder.join(name);
     // Another test binary may compile the same program now: make it aside, then rename.
     let aside = folder.join(format!("{name}.{}", std::process::id()));
     let output = Command::new("cc")
@@ -64,7 +77,8 @@ fn compile(name: &str) -> PathBuf {
         ])
         .args(["-Wno-unused-parameter", "-Wno-unused-result", "-Wno-stringop-truncation", "-pthread", "-o"])
         .arg(&aside)
-        .arg(&source)
+        .arg(source)
+        .args(more)
         .output()
         .expect("cc runs (scripts/setup installs gcc)");
     assert!(output.status.success(), "cc {source:?}:\n{}", String::from_utf8_lossy(&output.stderr));

@@ -23,6 +23,10 @@ rows! {
     near_the_limit_of_mappings => |pair| {
         pair("near_limits").argument("maps").argument("40").passes("w").carried(Carried::Perhaps)
     };
+    /// What is left of its address space (RLIMIT_AS) is the program's.
+    near_the_limit_of_address_space => |pair| {
+        pair("near_limits").argument("space").argument("100").passes("w").carried(Carried::Perhaps)
+    };
 }
 
 /// A memory cgroup (v1 or v2) of our own; removed at the end.

@@ -4,4 +4,5 @@ mod bytes_and_order;
 mod hosts;
 mod limits;
 mod meeting;
+mod processes;
 mod readiness_and_signals;

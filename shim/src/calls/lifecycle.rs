@@ -251,7 +251,7 @@ pub fn dup3(old: c_int, new: c_int, flags: c_int) -> Outcome<c_int> {
 
 fn onto(old: RawFd, new: RawFd, real: impl FnOnce() -> c_int) -> Outcome<c_int> {
     if sys::is_vfork_child()
-        && (0..=2).contains(&new)
+        && old != new
         && let Some(slot) = slot::of(old)
     {
         // For the program that follows, and while this child has not yet closed what the switch needs for it.
@@ -284,6 +284,9 @@ fn doubled(old: RawFd, new: c_int) -> Outcome<c_int> {
         Entry::Socket(index) | Entry::Settled(index) => {
             if let Some(slot) = slot::at(index) {
                 slot.add_descriptor();
+                if slot.is_attached() && !slot.sole_holder() {
+                    slot.raise(flag::GIVEN);
+                }
                 fd_table::set(new, entry);
                 fence(Ordering::SeqCst);
                 if fd_table::life(old) == Entry::Socket(index) {
@@ -314,8 +317,21 @@ pub fn fcntl(fd: c_int, command: c_int, argument: usize) -> Outcome<c_int> {
         // Signals on readiness come from the kernel, which knows nothing of the ring.
         libc::F_SETFL if argument & libc::O_ASYNC as usize != 0 => super::transfer::leave(fd),
         libc::F_SETFL => mode_changes(fd),
+        libc::F_SETFD if argument & libc::FD_CLOEXEC as usize == 0 => lets_through(fd),
         _ => Outcome::Bypass,
     }
+}
+
+/// CLOEXEC is taken off: the next program is to find it under this number.
+pub fn lets_through(fd: c_int) -> Outcome<c_int> {
+    // SAFETY: F_GETFD has no argument.
+    let closes = || unsafe { real::fcntl(fd, libc::F_GETFD, 0) } & libc::FD_CLOEXEC != 0;
+    if let Some(slot) = slot::of(fd).filter(|slot| slot.is_attached())
+        && closes()
+    {
+        super::transfer::hand_over(slot, fd, Reason::HandedOver);
+    }
+    Outcome::Bypass
 }
 
 /// Whether a call on it blocks may be another thing after this.

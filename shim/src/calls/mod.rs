@@ -2,9 +2,11 @@
 //! about calls that may concern the switch (see the table in `exports`).
 
 pub mod connect;
+mod environment;
 pub mod lifecycle;
 pub mod options;
 pub mod process;
+pub mod programs;
 pub mod readiness;
 pub mod signal;
 pub mod transfer;

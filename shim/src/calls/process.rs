@@ -1,6 +1,5 @@
-//! Forks, spawns, execs, exits, credentials, namespaces, filters: what changes who holds a socket.
+//! Forks, exits, credentials, namespaces, filters: what changes who holds a socket. (Other programs: see `programs`.)
 
-use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use tandem_protocol::Reason;
@@ -10,9 +9,8 @@ use crate::autobind::assignment;
 use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::provider::far;
-use crate::slot::{self, SlotRef, Stage};
-use crate::switch::anchor;
-use crate::{config, epoll, family, fd_table, meet, real, signals, stranger, sys, wake};
+use crate::slot;
+use crate::{config, epoll, family, fd_table, meet, real, signals, startup, stranger, sys, wake};
 
 pub fn fork(real: unsafe fn() -> pid_t) -> Outcome<pid_t> {
     let pending = family::existing().map(|family| &family.shared.forks_pending);
@@ -52,7 +50,9 @@ fn after_fork_in_child() {
 
 /// The process has changed its user or group (the call may have failed).
 pub fn credentials_changed() {
-    meet::forget_channel();
+    if startup::is_done() {
+        meet::forget_channel();
+    }
 }
 
 /// Start-up's last step.
@@ -60,6 +60,7 @@ pub fn start() {
     sys::refresh_pid();
     stranger::start();
     config::read_environment();
+    super::environment::find_ourselves();
 }
 
 /// The program ends: the last thing that runs in it.
@@ -67,67 +68,6 @@ pub fn finish() {
     if !sys::is_vfork_child() {
         lifecycle::end_of_process();
     }
-}
-
-/// What the next program finds under 0, 1 and 2 it was given on purpose; and a process that is a socket's only holder and
-/// keeps it open over exec gives it to its successor. Both are plain TCP before the program changes.
-fn before_exec() {
-    give_standard_streams();
-    if sys::is_vfork_child() {
-        return;
-    }
-    epoll::before_exec();
-    slot::mine().for_each(|slot| {
-        meet::examination::before_exit(slot);
-    });
-    for slot in slot::mine().filter(|slot| slot.stage() == Stage::Attached) {
-        let fd = slot.descriptor();
-        // SAFETY: F_GETFD has no argument.
-        let stays = unsafe { real::fcntl(fd, libc::F_GETFD, 0) } & libc::FD_CLOEXEC == 0;
-        if stays && slot.sole_holder() {
-            transfer::hand_over(slot, fd, Reason::HandedOver);
-        }
-    }
-    let me = sys::pid();
-    slot::mine().filter(|slot| !slot.sole_holder() && closes_on_exec(*slot)).for_each(|slot| slot.leave_by_exec(me));
-}
-
-fn closes_on_exec(slot: SlotRef) -> bool {
-    // SAFETY: F_GETFD has no argument.
-    let closes = |fd| unsafe { real::fcntl(fd, libc::F_GETFD, 0) } & libc::FD_CLOEXEC != 0;
-    if slot.has_others() {
-        (0..fd_table::ceiling()).filter(|&fd| fd_table::socket(fd) == Some(slot.index)).all(closes)
-    } else {
-        closes(slot.descriptor())
-    }
-}
-
-/// Like all of exec's kin: does not return where it succeeds.
-fn exec(real: impl FnOnce() -> c_int) -> Outcome<c_int> {
-    before_exec();
-    let outcome = Outcome::of(real());
-    if !sys::is_vfork_child() {
-        let me = sys::pid();
-        slot::mine().for_each(|slot| slot.hold(me));
-    }
-    outcome
-}
-
-/// What the next program finds under 0, 1 and 2, be it a child's.
-fn give_standard_streams() {
-    for fd in 0..=2 {
-        if let Some(slot) = slot::of(fd).or_else(|| by_cookie(fd)) {
-            let known = slot.descriptor();
-            transfer::hand_over(slot, if known >= 0 { known } else { fd }, Reason::HandedOver);
-        }
-    }
-}
-
-/// The slot of a socket that stands under a number which the table does not know it by: a vfork child moved it there.
-fn by_cookie(fd: RawFd) -> Option<SlotRef> {
-    family::existing()?;
-    let cookie = anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_COOKIE)?;
-    slot::mine().find(|slot| slot.stage() == Stage::Attached && slot.cookie.load(Ordering::Relaxed) == cookie)
 }
 
 /// Sockets that leave by SCM_RIGHTS are plain TCP before they go.
@@ -156,14 +96,21 @@ pub unsafe fn descriptors_leave(message: &msghdr) {
     }
 }
 
-/// Everything goes back to TCP and stays there: from now on calls are made, or forbidden, where no hook sees them.
+/// Everything goes back to TCP and stays there: from now on calls are made where no hook sees them.
 fn leave_all(reason: Reason) {
-    if reason == Reason::Seccomp {
-        assignment::forbid();
-    }
     for slot in slot::mine() {
         transfer::hand_over(slot, slot.descriptor(), reason);
     }
+}
+
+/// The program is about to filter its own system calls: one of ours that the filter does not name might be its end. From now on there
+/// are none, for this process and its children.
+fn retire() {
+    assignment::forbid();
+    leave_all(Reason::Seccomp);
+    epoll::retire();
+    startup::undo();
+    fd_table::forget_all();
 }
 
 /// A call of libc's `syscall()` whose number is on the list in `exports::routes`.
@@ -213,7 +160,7 @@ pub fn syscall(number: c_long, arguments: [usize; 6]) -> Outcome<c_long> {
                 Outcome::Bypass
             }
             libc::SYS_seccomp => {
-                leave_all(Reason::Seccomp);
+                retire();
                 Outcome::Bypass
             }
             libc::SYS_exit_group => {
@@ -282,152 +229,51 @@ pub unsafe fn forkpty(
     Outcome::of(child)
 }
 
+/// As libc has it. Its own forks where no hook sees it, and the parent is gone before the child could be signed in as a holder: whoever
+/// else closed a socket at that moment would take it for nobody's any more.
 pub fn daemon(keep_directory: c_int, keep_streams: c_int) -> Outcome<c_int> {
-    // It forks inside libc, and the parent is gone when it returns.
-    let sets = epoll::before_fork();
-    // SAFETY: numbers only.
-    let outcome = Outcome::of(unsafe { real::daemon(keep_directory, keep_streams) });
-    drop(sets);
-    if sys::is_vfork_child() {
-        after_fork_in_child();
-        if keep_streams == 0 {
-            (0..=2).for_each(lifecycle::appeared);
+    match fork(real::fork) {
+        Outcome::Done(0) => {}
+        // SAFETY: numbers only.
+        Outcome::Done(_) => unsafe { real::_exit(0) },
+        Outcome::Fail(errno) => return Outcome::Fail(errno),
+        Outcome::Bypass => return Outcome::Bypass,
+    }
+    // SAFETY: numbers, and paths that end.
+    unsafe {
+        if libc::setsid() == -1 {
+            return Outcome::of(-1);
+        }
+        if keep_directory == 0 {
+            libc::chdir(c"/".as_ptr());
+        }
+        if keep_streams == 0 { with_no_streams() } else { Outcome::Done(0) }
+    }
+}
+
+/// 0, 1 and 2 are the null device.
+fn with_no_streams() -> Outcome<c_int> {
+    // SAFETY: a path that ends, room for what fstat writes, and numbers.
+    unsafe {
+        let null = real::open(c"/dev/null".as_ptr(), libc::O_RDWR, 0);
+        let mut what: libc::stat64 = std::mem::zeroed();
+        if null == -1 || libc::fstat64(null, &mut what) != 0 {
+            let failed = Outcome::of(-1);
+            real::close(null);
+            return failed;
+        }
+        if what.st_mode & libc::S_IFMT != libc::S_IFCHR || what.st_rdev != libc::makedev(1, 3) {
+            real::close(null);
+            return Outcome::Fail(libc::ENODEV);
+        }
+        for fd in 0..=2 {
+            lifecycle::dup2(null, fd);
+        }
+        if null > 2 {
+            real::close(null);
         }
     }
-    outcome
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> Outcome<c_int> {
-    // SAFETY: the application's own call.
-    exec(|| unsafe { real::execve(path, arguments, environment) })
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn execv(path: *const c_char, arguments: Strings) -> Outcome<c_int> {
-    // SAFETY: the application's own call.
-    exec(|| unsafe { real::execv(path, arguments) })
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn execvp(file: *const c_char, arguments: Strings) -> Outcome<c_int> {
-    // SAFETY: the application's own call.
-    exec(|| unsafe { real::execvp(file, arguments) })
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> Outcome<c_int> {
-    // SAFETY: the application's own call.
-    exec(|| unsafe { real::execvpe(file, arguments, environment) })
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> Outcome<c_int> {
-    // SAFETY: the application's own call.
-    exec(|| unsafe { real::fexecve(fd, arguments, environment) })
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn execveat(
-    directory: c_int,
-    path: *const c_char,
-    arguments: Strings,
-    environment: Strings,
-    flags: c_int,
-) -> Outcome<c_int> {
-    // SAFETY: the application's own call.
-    exec(|| unsafe { real::execveat(directory, path, arguments, environment, flags) })
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn posix_spawn_file_actions_adddup2(
-    _actions: *mut posix_spawn_file_actions_t,
-    old: c_int,
-    new: c_int,
-) -> Outcome<c_int> {
-    if (0..=2).contains(&new)
-        && let Some(slot) = slot::of(old)
-    {
-        transfer::hand_over(slot, old, Reason::HandedOver);
-    }
-    Outcome::Bypass
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn posix_spawn(
-    _child: *mut pid_t,
-    _path: *const c_char,
-    _actions: SpawnActions,
-    _attributes: SpawnAttributes,
-    _arguments: SpawnStrings,
-    _environment: SpawnStrings,
-) -> Outcome<c_int> {
-    give_standard_streams();
-    Outcome::Bypass
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn posix_spawnp(
-    _child: *mut pid_t,
-    _file: *const c_char,
-    _actions: SpawnActions,
-    _attributes: SpawnAttributes,
-    _arguments: SpawnStrings,
-    _environment: SpawnStrings,
-) -> Outcome<c_int> {
-    give_standard_streams();
-    Outcome::Bypass
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn pidfd_spawn(
-    _child: *mut c_int,
-    _path: *const c_char,
-    _actions: SpawnActions,
-    _attributes: SpawnAttributes,
-    _arguments: SpawnStrings,
-    _environment: SpawnStrings,
-) -> Outcome<c_int> {
-    give_standard_streams();
-    Outcome::Bypass
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn pidfd_spawnp(
-    _child: *mut c_int,
-    _file: *const c_char,
-    _actions: SpawnActions,
-    _attributes: SpawnAttributes,
-    _arguments: SpawnStrings,
-    _environment: SpawnStrings,
-) -> Outcome<c_int> {
-    give_standard_streams();
-    Outcome::Bypass
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn system(_command: *const c_char) -> Outcome<c_int> {
-    give_standard_streams();
-    Outcome::Bypass
-}
-
-/// # Safety
-/// The arguments of the libc call of this name.
-pub unsafe fn popen(_command: *const c_char, _mode: *const c_char) -> Outcome<*mut FILE> {
-    give_standard_streams();
-    Outcome::Bypass
+    Outcome::Done(0)
 }
 
 pub fn exit_now(_status: c_int) -> Outcome<()> {
@@ -455,7 +301,7 @@ pub fn setns(fd: c_int, kind: c_int) -> Outcome<c_int> {
 
 pub fn prctl(option: c_int, _a: usize, _b: usize, _c: usize, _d: usize) -> Outcome<c_int> {
     if option == libc::PR_SET_SECCOMP {
-        leave_all(Reason::Seccomp);
+        retire();
     }
     Outcome::Bypass
 }

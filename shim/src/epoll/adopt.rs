@@ -373,6 +373,13 @@ impl Set {
         self.kernel_due.store(true, Ordering::Release);
     }
 
+    fn give_all_back(&self) {
+        let Some(mut inner) = self.lock() else { return };
+        while !inner.adopted.is_empty() {
+            self.give_back(&mut inner, 0);
+        }
+    }
+
     /// Takes the kicks (see `adopt_one`) out of what the kernel's own wait returned; how many events remain.
     pub fn without_kicks(&self, events: &mut [epoll_event]) -> usize {
         const BESIDE: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
@@ -415,12 +422,13 @@ pub fn before_exec() {
         for conn in set.stay_native() {
             crate::calls::transfer::hand_over(conn.slot, conn.fd, Reason::EpollUnseen);
         }
-        if let Some(mut inner) = set.lock() {
-            while !inner.adopted.is_empty() {
-                set.give_back(&mut inner, 0);
-            }
-        }
+        set.give_all_back();
     }
+}
+
+/// From now on the application's waits are the kernel's own. Its connections are by now.
+pub fn retire() {
+    all().filter(|set| set.descriptors.load(Ordering::Acquire) > 0).for_each(Set::give_all_back);
 }
 
 /// What the kernel tells anew, edge or not: the connection's low-water mark was set.

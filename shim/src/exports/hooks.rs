@@ -6,7 +6,7 @@ use super::table::table;
 mod prelude {
     pub(super) use super::super::routes::*;
     pub(super) use super::super::types::*;
-    pub(super) use crate::calls::{self, lifecycle, options, process, readiness, transfer};
+    pub(super) use crate::calls::{self, lifecycle, options, process, programs, readiness, transfer};
     pub(super) use crate::{outcome, real, switch};
 }
 

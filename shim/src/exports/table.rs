@@ -203,26 +203,26 @@ macro_rules! table {
             always() fn forkpty(terminal: *mut c_int, name: *mut c_char, settings: *const c_void, size: *const c_void) -> pid_t
                 => process::forkpty;
             always() fn daemon(keep_directory: c_int, keep_streams: c_int) -> c_int => process::daemon;
-            always() fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int => process::execve;
-            always() fn execv(path: *const c_char, arguments: Strings) -> c_int => process::execv;
-            always() fn execvp(file: *const c_char, arguments: Strings) -> c_int => process::execvp;
-            always() fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int => process::execvpe;
-            always() fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int => process::fexecve;
+            always() fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int => programs::execve;
+            always() fn execv(path: *const c_char, arguments: Strings) -> c_int => programs::execv;
+            always() fn execvp(file: *const c_char, arguments: Strings) -> c_int => programs::execvp;
+            always() fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int => programs::execvpe;
+            always() fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int => programs::fexecve;
             always() fn execveat(directory: c_int, path: *const c_char, arguments: Strings, environment: Strings, flags: c_int) -> c_int
-                => process::execveat;
+                => programs::execveat;
             always() fn posix_spawn_file_actions_adddup2(actions: *mut posix_spawn_file_actions_t, old: c_int, new: c_int) -> c_int
-                => process::posix_spawn_file_actions_adddup2;
+                => programs::posix_spawn_file_actions_adddup2;
             always() fn posix_spawn(child: *mut pid_t, path: *const c_char, actions: SpawnActions, attributes: SpawnAttributes, arguments: SpawnStrings, environment: SpawnStrings) -> c_int
-                => process::posix_spawn;
+                => programs::posix_spawn;
             always() fn posix_spawnp(child: *mut pid_t, file: *const c_char, actions: SpawnActions, attributes: SpawnAttributes, arguments: SpawnStrings, environment: SpawnStrings) -> c_int
-                => process::posix_spawnp;
+                => programs::posix_spawnp;
             always() fn pidfd_spawn(child: *mut c_int, path: *const c_char, actions: SpawnActions, attributes: SpawnAttributes, arguments: SpawnStrings, environment: SpawnStrings) -> c_int
-                => process::pidfd_spawn;
+                => programs::pidfd_spawn;
             always() fn pidfd_spawnp(child: *mut c_int, file: *const c_char, actions: SpawnActions, attributes: SpawnAttributes, arguments: SpawnStrings, environment: SpawnStrings) -> c_int
-                => process::pidfd_spawnp;
-            always() fn system(command: *const c_char) -> c_int => process::system;
-            always() fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE => process::popen;
-            always() fn _IO_popen(command: *const c_char, mode: *const c_char) -> *mut FILE => process::popen;
+                => programs::pidfd_spawnp;
+            always() fn system(command: *const c_char) -> c_int => programs::system;
+            always() fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE => programs::popen;
+            always() fn _IO_popen(command: *const c_char, mode: *const c_char) -> *mut FILE => programs::popen;
             always() fn _exit(status: c_int) -> () => process::exit_now;
             always() fn _Exit(status: c_int) -> () => process::exit_now;
             after() fn setuid(user: uid_t) -> c_int => process::credentials_changed();

@@ -3,7 +3,7 @@
 //! has left. Stable Rust cannot define such functions, so their entry is in assembly; redhook's macro has no form for them.
 
 use super::types::*;
-use crate::calls::{process, transfer};
+use crate::calls::{programs, transfer};
 use crate::outcome::{self, Outcome};
 use crate::{fd_table, real, startup};
 
@@ -63,18 +63,18 @@ unsafe extern "C" fn tandem_argv_fill(argv: *mut usize, registers: *const usize,
 
 unsafe extern "C" fn tandem_execl(path: *const c_char, argv: Strings, _: Strings) -> c_int {
     // SAFETY: the application's own arguments, as an array.
-    unsafe { asked("execl", || process::execv(path, argv)).unwrap_or_else(|| real::execv(path, argv)) }
+    unsafe { asked("execl", || programs::execv(path, argv)).unwrap_or_else(|| real::execv(path, argv)) }
 }
 
 unsafe extern "C" fn tandem_execlp(file: *const c_char, argv: Strings, _: Strings) -> c_int {
     // SAFETY: the application's own arguments, as an array.
-    unsafe { asked("execlp", || process::execvp(file, argv)).unwrap_or_else(|| real::execvp(file, argv)) }
+    unsafe { asked("execlp", || programs::execvp(file, argv)).unwrap_or_else(|| real::execvp(file, argv)) }
 }
 
 unsafe extern "C" fn tandem_execle(path: *const c_char, argv: Strings, environment: Strings) -> c_int {
     // SAFETY: the application's own arguments, as an array.
     unsafe {
-        asked("execle", || process::execve(path, argv, environment))
+        asked("execle", || programs::execve(path, argv, environment))
             .unwrap_or_else(|| real::execve(path, argv, environment))
     }
 }

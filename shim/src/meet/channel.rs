@@ -350,6 +350,7 @@ pub fn gives_up(fd: RawFd) -> bool {
 pub fn forget_channel() {
     let Ok(_held) = LOCK.lock() else { return };
     lost();
+    NEXT_TRY.store(0, Ordering::Relaxed);
 }
 
 /// The inherited channel is the parent's.

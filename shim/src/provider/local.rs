@@ -86,7 +86,7 @@ fn hidden_close(fd: RawFd) {
 }
 
 fn build(instance: u64, id: u32, role: u8, parts: &Parts) -> Option<&'static Pair> {
-    if debug::fault(Fault::Pair) {
+    if debug::fault(Fault::Pair) || sys::space_is_limited() {
         return None;
     }
     let base = sys::map_shared(Some(parts.memory), pair::BYTES, true)?;

@@ -12,14 +12,27 @@ const LEFT_BY_EXEC: u32 = 1 << 31;
 impl SlotRef {
     /// Signs a process in as a holder; more than there is room for makes the slot shared for good.
     pub fn add_holder(&self, pid: u32) {
-        if self.holders.iter().any(|h| h.load(Ordering::Acquire) & !LEFT_BY_EXEC == pid) {
-            return;
+        if !self.holders.iter().any(|h| h.load(Ordering::Acquire) & !LEFT_BY_EXEC == pid) {
+            self.strike_off_left();
+            let free =
+                self.holders.iter().find(|h| h.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Relaxed).is_ok());
+            if free.is_none() {
+                self.raise(flag::MANY_HOLDERS);
+            }
         }
-        self.strike_off_left();
-        let free =
-            self.holders.iter().find(|h| h.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Relaxed).is_ok());
-        if free.is_none() {
-            self.raise(flag::MANY_HOLDERS);
+        // By who forked, too, whose own entry may be gone in a moment: see `seen_at_once`.
+        self.slot.joined.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What a look at the holders says, if nobody joined them meanwhile: a child is signed in at a place that was looked at before its
+    /// parent leaves one that was not.
+    fn seen_at_once(&self, look: impl Fn() -> bool) -> bool {
+        loop {
+            let before = self.slot.joined.load(Ordering::Acquire);
+            let seen = look();
+            if self.slot.joined.load(Ordering::Acquire) == before {
+                return seen;
+            }
         }
     }
 
@@ -59,13 +72,13 @@ impl SlotRef {
 
     /// No other process holds the socket, as far as can be known. Dead holders are struck off.
     pub fn sole_holder(&self) -> bool {
-        let pending = family::existing().is_some_and(|f| f.shared.forks_pending.load(Ordering::Acquire) > 0);
-        !pending && !self.has(flag::MANY_HOLDERS) && !self.held_elsewhere()
+        let pending = || family::existing().is_some_and(|f| f.shared.forks_pending.load(Ordering::Acquire) > 0);
+        self.seen_at_once(|| !pending() && !self.has(flag::MANY_HOLDERS) && !self.held_elsewhere())
     }
 
     /// This process has no descriptor of it any more, and is about to end it, which may take a while.
     pub fn ends_here(&self) -> bool {
-        !self.is_mine() && !self.has(flag::MANY_HOLDERS) && !self.held_elsewhere()
+        !self.is_mine() && !self.has(flag::MANY_HOLDERS) && self.seen_at_once(|| !self.held_elsewhere())
     }
 
     fn held_elsewhere(&self) -> bool {
@@ -85,9 +98,9 @@ impl SlotRef {
 
     /// Nobody holds the socket any more.
     pub fn no_holder(&self) -> bool {
-        self.slot.holders.iter().all(|h| {
-            let pid = h.load(Ordering::Acquire);
-            pid == 0 || pid & LEFT_BY_EXEC != 0 || !sys::process_alive(pid)
-        }) && !self.has(flag::MANY_HOLDERS)
+        let gone = |pid: u32| pid == 0 || pid & LEFT_BY_EXEC != 0 || !sys::process_alive(pid);
+        self.seen_at_once(|| {
+            self.slot.holders.iter().all(|h| gone(h.load(Ordering::Acquire))) && !self.has(flag::MANY_HOLDERS)
+        })
     }
 }

@@ -96,6 +96,8 @@ pub mod flag {
     pub const TIMED: u32 = 262_144;
     /// A companion with another host is there, or being made: `conn` is its number.
     pub const FAR: u32 = 524_288;
+    /// A forked child gave it a number of its own: for the program that it is about to run, as far as can be known.
+    pub const GIVEN: u32 = 2_097_152;
     /// The peer's FIN was not told to an epoll set, for on TCP it would wait behind what is unread.
     pub const FIN_WAITS: u32 = 1_048_576;
 }
@@ -138,6 +140,8 @@ pub struct Slot {
     pub tx_companion: AtomicU64,
     pub rx_companion: AtomicU64,
     holders: [AtomicU32; HOLDERS],
+    /// Moves on when a holder joins them.
+    joined: AtomicU32,
     /// The companion: which pair (family's index + 1), which connection in it, which end we are, and its id.
     pub pair: AtomicU32,
     pub conn: AtomicU32,

@@ -141,6 +141,7 @@ pub fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> Outcome<c_int> {
         }
         SIOCATMARK => sockatmark(fd),
         libc::FIOASYNC => super::transfer::leave(fd),
+        libc::FIONCLEX => super::lifecycle::lets_through(fd),
         libc::FIONBIO => super::lifecycle::mode_changes(fd),
         _ => Outcome::Bypass,
     }
