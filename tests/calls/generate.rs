@@ -69,6 +69,8 @@ struct Known {
     slots: [Vec<usize>; 2],
     child: [bool; 2],
     waiting: [bool; 2],
+    /// Takes back the time limit that the thread's call was given.
+    unlimited: String,
     /// Calls that the other end makes meanwhile.
     sends: u64,
     /// The thread's receive returns when there is something: of several messages it may find one or all.
@@ -114,6 +116,7 @@ impl Known {
                 self.calls.push(format!("{} {line}", self.who(dice, 1 - end, slot)));
             }
             self.calls.push(format!("{} join {THREAD}", ['a', 'b'][end]));
+            self.calls.push(std::mem::take(&mut self.unlimited));
             self.waiting[end] = false;
             return;
         }
@@ -329,6 +332,7 @@ impl Known {
         };
         // Without a time limit it waits for ever, where nothing comes.
         self.calls.push(format!("{name}{slot} set RCVTIMEO {time}"));
+        self.unlimited = format!("{name}{slot} set RCVTIMEO 0");
         self.calls.push(format!("{name}{slot}&{THREAD} {call}"));
         self.waiting[end] = true;
     }
