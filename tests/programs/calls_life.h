@@ -239,9 +239,12 @@ static void do_fork(struct call *call)
     int end = call->end == &board->ends[1];
     if (children[end] || is_child) { put(call, "has one"); return; }
     /* It has this end's descriptors alone. */
+    atomic_store(&board->born, 0);
     pid_t pid = need(fork());
     if (pid) {
         children[end] = pid;
+        /* Until it has let go of the other end: whose close is the last would be chance. */
+        for (uint64_t deadline = now_us() + 5000000; !atomic_load(&board->born) && now_us() < deadline;) sched_yield();
         for (int i = 0; i < DESCRIPTORS; i++)
             if (fds[end][i] >= 0) atomic_fetch_add(&call->end->open, 1);
         put(call, "0");
@@ -251,6 +254,7 @@ static void do_fork(struct call *call)
         if (fds[!end][i] >= 0) close(fds[!end][i]);
         fds[!end][i] = -1;
     }
+    atomic_store(&board->born, 1);
     memset(threads, 0, sizeof threads);
     is_child = just_forked = true;
     child_actor = end ? 'd' : 'c';
