@@ -502,8 +502,9 @@ pub fn readable(conn: &Conn, tcp: bool, low: usize) -> bool {
             return anchor::look(conn) & libc::POLLIN as u32 != 0;
         }
     }
-    // The peer's FIN has come, maybe behind bytes: no mark counts any more.
-    let finished = anchor::peer_finished(conn.slot.anchor.load(Ordering::Acquire));
+    // The peer's FIN has come, maybe behind bytes: no mark counts any more. Who asked the kernel for bytes alone was told of those.
+    let bits = if tcp && low > 1 { anchor::look(conn) } else { conn.slot.anchor.load(Ordering::Acquire) };
+    let finished = anchor::peer_finished(bits);
     let ended = side.reader.state() == RState::End || side.reader.fin_seen() || finished;
     if low > 1 && !ended {
         return side.reader.available(&conn.inward, &mut Anchor::of(conn)) >= low;
