@@ -49,6 +49,7 @@ impl Dice {
 
 const CHILDREN: u64 = 2;
 const URGENT: u64 = 6;
+const NOBODY: char = '-';
 const SETS: usize = 2;
 /// Of which `begin_thread` does not say whether it waits.
 const THREAD: usize = 2;
@@ -304,7 +305,9 @@ impl Known {
         for set in &mut self.sets[end] {
             *set = match self.child[end] {
                 true => Set { inherited: set.made, ..*set },
-                false => Set { inherited: set.user == Some(child), ..*set },
+                // What a child has changed is nobody's afterwards, a later child's neither.
+                false if set.inherited && set.user == Some(child) => Set { user: Some(NOBODY), ..*set },
+                false => Set { inherited: false, ..*set },
             };
         }
     }
