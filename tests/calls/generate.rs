@@ -49,6 +49,7 @@ impl Dice {
 
 const CHILDREN: u64 = 2;
 const URGENT: u64 = 6;
+const NOBODY: char = '-';
 const SETS: usize = 2;
 /// Of which `begin_thread` does not say whether it waits.
 const THREAD: usize = 2;
@@ -69,6 +70,8 @@ struct Known {
     slots: [Vec<usize>; 2],
     child: [bool; 2],
     waiting: [bool; 2],
+    /// Takes back the time limit that the thread's call was given.
+    unlimited: String,
     /// Calls that the other end makes meanwhile.
     sends: u64,
     /// The thread's receive returns when there is something: of several messages it may find one or all.
@@ -114,6 +117,7 @@ impl Known {
                 self.calls.push(format!("{} {line}", self.who(dice, 1 - end, slot)));
             }
             self.calls.push(format!("{} join {THREAD}", ['a', 'b'][end]));
+            self.calls.push(std::mem::take(&mut self.unlimited));
             self.waiting[end] = false;
             return;
         }
@@ -301,7 +305,9 @@ impl Known {
         for set in &mut self.sets[end] {
             *set = match self.child[end] {
                 true => Set { inherited: set.made, ..*set },
-                false => Set { inherited: set.user == Some(child), ..*set },
+                // What a child has changed is nobody's afterwards, a later child's neither.
+                false if set.inherited && set.user == Some(child) => Set { user: Some(NOBODY), ..*set },
+                false => Set { inherited: false, ..*set },
             };
         }
     }
@@ -329,6 +335,7 @@ impl Known {
         };
         // Without a time limit it waits for ever, where nothing comes.
         self.calls.push(format!("{name}{slot} set RCVTIMEO {time}"));
+        self.unlimited = format!("{name}{slot} set RCVTIMEO 0");
         self.calls.push(format!("{name}{slot}&{THREAD} {call}"));
         self.waiting[end] = true;
     }

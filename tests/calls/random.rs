@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fs;
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tandem_tests::artifacts::native_only;
@@ -74,8 +75,11 @@ impl Tester {
     }
 
     fn batch(&mut self, cases: &[Case]) {
-        let native = Manner::natively(self.manner.held).run(cases);
-        let here = self.manner.run(cases);
+        let (native, here) = thread::scope(|scope| {
+            let native = scope.spawn(|| Manner::natively(self.manner.held).run(cases));
+            let here = self.manner.run(cases);
+            (native.join().expect("the native run"), here)
+        });
         self.count(&here);
         for (case, (left, right)) in cases.iter().zip(native.transcripts.iter().zip(&here.transcripts)) {
             if left != right && self.deviations.len() < 3 {

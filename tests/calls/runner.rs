@@ -27,6 +27,9 @@ pub struct Manner {
     pub debug: Option<String>,
 }
 
+/// Cases mostly wait: so many are under way at one time. The same on every machine, so that a failure can be repeated.
+const LANES: usize = 8;
+
 /// What a case said, a line a call; a crash or a hang is its last line.
 pub type Transcript = Vec<String>;
 
@@ -54,12 +57,29 @@ impl Manner {
 
     pub fn run(&self, cases: &[Case]) -> Ran {
         let policyd = if self.way == Way::Neither { None } else { Policyd::start() };
+        let lanes: Vec<Vec<Case>> =
+            (0..LANES).map(|lane| cases.iter().skip(lane).step_by(LANES).cloned().collect()).collect();
         let mut ran = Ran { transcripts: Vec::new(), carried: 0, uncarried: 0, calls: 0, status: None };
-        while ran.transcripts.len() < cases.len() {
-            self.run_from(cases, &policyd, &mut ran);
-        }
+        let mut transcripts = Vec::new();
+        thread::scope(|scope| {
+            let running: Vec<_> = lanes.iter().map(|lane| scope.spawn(|| self.run_lane(lane, &policyd))).collect();
+            for lane in running {
+                let lane = lane.join().expect("a lane");
+                (ran.carried, ran.uncarried) = (ran.carried + lane.carried, ran.uncarried + lane.uncarried);
+                transcripts.push(lane.transcripts.into_iter());
+            }
+        });
+        ran.transcripts = (0..cases.len()).filter_map(|at| transcripts[at % LANES].next()).collect();
         ran.calls = ran.transcripts.iter().map(Vec::len).sum();
         ran.status = policyd.as_ref().map(Policyd::status);
+        ran
+    }
+
+    fn run_lane(&self, cases: &[Case], policyd: &Option<Policyd>) -> Ran {
+        let mut ran = Ran { transcripts: Vec::new(), carried: 0, uncarried: 0, calls: 0, status: None };
+        while ran.transcripts.len() < cases.len() {
+            self.run_from(cases, policyd, &mut ran);
+        }
         ran
     }
 

@@ -18,7 +18,7 @@ struct board {
     _Atomic uint32_t case_number, at, done;
     _Atomic uint32_t carried, uncarried;
     _Atomic uint64_t length;
-    _Atomic uint64_t spare;
+    _Atomic uint64_t born; /* the child just forked has its own end alone */
     struct end ends[2];
     _Alignas(4096) char text[TEXT];
 };

@@ -162,10 +162,10 @@ pub fn shutdown(fd: c_int, how: c_int) -> Outcome<c_int> {
     }
     // SAFETY: the application's own call.
     let outcome = Outcome::of(unsafe { real::shutdown(fd, how) });
-    if outcome == Outcome::Done(0) {
+    if matches!(outcome, Outcome::Done(0) | Outcome::Fail(libc::ENOTCONN)) {
         // The kernel rouses everybody who waits for anything.
         slot.no_space.fetch_add(1, Ordering::SeqCst);
-        epoll::rouse(slot);
+        epoll::ask_all_anew(slot);
     }
     if let (Some(conn), true) = (&both, kernel_first) {
         conn.reads_no_more();

@@ -13,27 +13,33 @@ use crate::slot;
 use crate::{config, epoll, family, fd_table, meet, real, signals, startup, stranger, sys, wake};
 
 pub fn fork(real: unsafe fn() -> pid_t) -> Outcome<pid_t> {
+    // SAFETY: no arguments.
+    Outcome::of(forked(|| unsafe { real() }))
+}
+
+/// Until the parent has signed the child in, nobody takes itself for a socket's only holder.
+fn forked(real: impl FnOnce() -> pid_t) -> pid_t {
     let pending = family::existing().map(|family| &family.shared.forks_pending);
     if let Some(pending) = pending {
         pending.fetch_add(1, Ordering::AcqRel);
     }
     slot::mine().for_each(|slot| slot.strike_off_left());
     let sets = epoll::before_fork();
-    // SAFETY: no arguments.
-    let child = unsafe { real() };
+    let child = real();
+    let errno = sys::errno();
     drop(sets);
     if child == 0 {
         after_fork_in_child();
-        return Outcome::Done(0);
+        return 0;
     }
-    let outcome = Outcome::of(child);
     if child > 0 {
-        slot::mine().filter(|slot| !slot.is_kept()).for_each(|slot| slot.add_holder(child as u32));
+        slot::mine().filter(|slot| !slot.is_kept()).for_each(|slot| slot.add_child(child as u32));
     }
     if let Some(pending) = pending {
-        pending.fetch_sub(1, Ordering::AcqRel);
+        pending.fetch_sub(1, Ordering::SeqCst);
     }
-    outcome
+    sys::set_errno(errno);
+    child
 }
 
 /// The child's descriptors are copies, its memory is a copy, what the family shares is shared.
@@ -215,16 +221,11 @@ pub unsafe fn forkpty(
     settings: *const c_void,
     size: *const c_void,
 ) -> Outcome<pid_t> {
-    let sets = epoll::before_fork();
     // SAFETY: the application's own call.
-    let child = unsafe { real::forkpty(terminal, name, settings, size) };
-    drop(sets);
+    let child = forked(|| unsafe { real::forkpty(terminal, name, settings, size) });
     if child == 0 {
-        after_fork_in_child();
         // The terminal stands on 0, 1 and 2 now.
         (0..=2).for_each(lifecycle::appeared);
-    } else if child > 0 {
-        slot::mine().for_each(|slot| slot.add_holder(child as u32));
     }
     Outcome::of(child)
 }

@@ -32,7 +32,7 @@ fn before_exec() {
         }
     }
     let me = sys::pid();
-    slot::mine().filter(|slot| !slot.sole_holder() && closes_on_exec(*slot)).for_each(|slot| slot.leave_by_exec(me));
+    slot::mine().filter(|slot| !slot.sole_holder() && closes_on_exec(*slot)).for_each(|slot| slot.leave(me));
 }
 
 fn closes_on_exec(slot: SlotRef) -> bool {

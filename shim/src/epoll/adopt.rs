@@ -7,7 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 use libc::epoll_event;
 use tandem_protocol::Reason;
 
-use super::collect::STIRRED;
+use super::collect::{self, EDGE, STIRRED};
 use super::outer::{add_anchor, add_provider};
 use super::set::{Entered, Guard, Inner, Set, all, at};
 use super::{armed, nested};
@@ -46,8 +46,10 @@ pub struct Adopted {
     pub seen_turns: u32,
     /// There are bytes that cannot be read before others.
     pub behind: bool,
-    /// Edge-triggered: how far the stream had come when it was last reported, and which lasting events were told.
+    /// Edge-triggered: how far the stream had come when it was last looked at, whether bytes have come since the last report, and which
+    /// lasting events were told.
     pub mark: u64,
+    pub stirred: bool,
     pub told: u32,
     /// Of those: the peer's end.
     pub heard: u32,
@@ -177,6 +179,7 @@ impl Set {
             behind: false,
             seen_turns: 0,
             mark: 0,
+            stirred: false,
             told: 0,
             heard: 0,
             kicked,
@@ -433,16 +436,39 @@ pub fn retire() {
 
 /// What the kernel tells anew, edge or not: the connection's low-water mark was set.
 pub fn ask_anew(slot: SlotRef) {
+    for_each_entry(slot, |entry| entry.hot |= entry.events & EDGE == 0 || entry.events & STIRRED != 0);
+}
+
+/// The same, of whatever they wait for: the connection was shut down.
+pub fn ask_all_anew(slot: SlotRef) {
+    for_each_entry(slot, |entry| (entry.hot, entry.hint) = (true, true));
+}
+
+fn for_each_entry(slot: SlotRef, mut change: impl FnMut(&mut Adopted)) {
     for set in slot.sets().filter_map(at) {
         let Some(mut inner) = set.lock() else { continue };
         for fd in inner.descriptors_of(slot) {
             if let Some(entry) = inner.entry(fd) {
-                entry.hot |= entry.events & (libc::EPOLLET as u32) == 0 || entry.events & STIRRED != 0;
+                change(entry);
                 inner.make_due(fd);
             }
         }
         drop(inner);
         set.rouse();
+    }
+}
+
+/// Before bytes are read, or the mark changes, of a connection that has a low-water mark: what has come may be an edge, see
+/// [`collect::note_arrival`].
+pub fn note_arrivals(slot: SlotRef) {
+    for set in slot.sets().filter_map(at) {
+        let Some(mut inner) = set.lock() else { continue };
+        for fd in inner.descriptors_of(slot) {
+            if let Some(entry) = inner.entry(fd).filter(|entry| entry.events & EDGE != 0) {
+                let conn = Conn { fd: slot.descriptor(), ..entry.conn };
+                collect::note_arrival(entry, &conn);
+            }
+        }
     }
 }
 

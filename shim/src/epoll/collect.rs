@@ -7,10 +7,10 @@ use libc::epoll_event;
 use super::adopt::{Adopted, watch_room};
 use super::set::{Guard, Set};
 use crate::slot::THROUGH_SWITCH;
-use crate::stream::{Port, Word};
+use crate::stream::{Port, Word, tcp_may_have};
 use crate::switch::{Conn, anchor, ready, receive};
 
-const EDGE: u32 = libc::EPOLLET as u32;
+pub const EDGE: u32 = libc::EPOLLET as u32;
 const RDHUP: u32 = libc::EPOLLRDHUP as u32;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
 /// Whoever waits for one of these is roused by bytes, and told of whatever else there is (sock_def_readable).
@@ -110,6 +110,8 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
     let on_tcp = conn.slot.anchor.load(Ordering::Acquire) & (ready::IN | libc::POLLPRI as u32) != 0;
     let half =
         conn.slot.send_phase.load(Ordering::Acquire) & conn.slot.recv_phase.load(Ordering::Acquire) != THROUGH_SWITCH;
+    // Of an entry that is ready all the while the outer epoll is asked now and then only.
+    let on_tcp = on_tcp || tcp_may_have(&conn.inward, entry.seen_delivered);
     let events = if fresh || on_tcp || half { ready::ask(&conn, wanted) } else { ready::events(&conn, 0, wanted) };
     // Ring bytes behind TCP's rest, which another thread may read: then they are news without the ring having moved.
     let more = produced > entry.seen_delivered || conn.slot.anchor.load(Ordering::Acquire) & ready::IN != 0;
@@ -147,22 +149,27 @@ fn came(entry: &mut Adopted, conn: &Conn, events: u32, news: bool) -> bool {
     let finished = known & conn.slot.anchor.load(Ordering::Acquire) & RDHUP;
     let lasting = known & !entry.told | finished & !entry.heard;
     (entry.told, entry.heard) = (known, finished);
-    if !news {
-        return lasting != 0;
+    if news {
+        note_arrival(entry, conn);
     }
-    let mark = receive::arrived(conn);
-    // Bytes that were read before anybody asked are an edge, too, as long as there is something else to tell.
-    let low = receive::low_water(conn.slot, conn.fd);
-    let read = entry.events & STIRRED != 0
-        && match entry.events & ready::IN {
-            0 => low == 1 || receive::readable(conn, false, low),
-            _ => low == 1 && conn.slot.delivered() >= mark,
-        };
-    let further = mark > entry.mark && (events & ready::IN != 0 || events != 0 && read);
-    if further {
-        entry.mark = mark;
+    let further = entry.stirred && events != 0;
+    if further || conn.slot.delivered() >= entry.mark {
+        entry.stirred = false;
     }
     lasting != 0 || further
+}
+
+/// Edge-triggered: bytes that have come since are an edge for who is roused by bytes, if the low-water mark was reached: whatever is told
+/// then, and though they may have been read by then. Asked before the mark changes, and where there is one before each receive.
+pub fn note_arrival(entry: &mut Adopted, conn: &Conn) {
+    let arrived = receive::arrived(conn);
+    if arrived <= entry.mark {
+        return;
+    }
+    entry.mark = arrived;
+    let unread = arrived.saturating_sub(conn.slot.delivered());
+    let low = receive::low_water(conn.slot, conn.fd) as u64;
+    entry.stirred |= entry.events & STIRRED != 0 && (low == 1 || unread >= low);
 }
 
 /// What the application writes goes to the ring: the peer shall wake us when it has read.

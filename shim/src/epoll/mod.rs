@@ -25,7 +25,7 @@ mod outer;
 mod set;
 mod wait;
 
-pub use adopt::{Hold, adopt, ask_anew, before_exec, hold, retire, rouse};
+pub use adopt::{Hold, adopt, ask_all_anew, ask_anew, before_exec, hold, note_arrivals, retire, rouse};
 pub use control::{control, forget, number_closes};
 pub use set::{after_fork_in_child, before_fork, closed, create, duplicate};
 pub use wait::{Limit, any_ready, fall_asleep_on, outer_of, pass_on, readable, wait};

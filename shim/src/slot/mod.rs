@@ -100,6 +100,8 @@ pub mod flag {
     pub const GIVEN: u32 = 2_097_152;
     /// The peer's FIN was not told to an epoll set, for on TCP it would wait behind what is unread.
     pub const FIN_WAITS: u32 = 1_048_576;
+    /// The peer's FIN has been seen, whatever has come after it.
+    pub const FIN_SEEN: u32 = 2_097_152;
 }
 
 const HOLDERS: usize = 8;

@@ -4,7 +4,7 @@ use super::reader::{RState, Reader, Source, Take, Verdict};
 use super::receive::from;
 use super::record::Record;
 use super::tcp::{TcpReceive, TcpTake};
-use super::words::{Port, Word, at, stamp};
+use super::words::{FOR_GOOD, Port, Word, at, epoch_of, stamp};
 
 /// Did `attend` find anything?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,16 @@ pub enum Attended {
     Quiet,
     /// State, readability or both have changed.
     News,
+}
+
+/// May TCP have bytes for the reader: before N, or because the writer has left the ring? Loads only, and no more than a hint.
+pub fn tcp_may_have<P: Port>(port: &P, delivered: u64) -> bool {
+    let epoch = epoch_of(port.load(Word::Want));
+    let left = port.load(Word::Left);
+    epoch_of(port.load(Word::AtKind)) != epoch
+        || port.load(Word::AtOffset) > delivered
+        || left == epoch
+        || left == FOR_GOOD
 }
 
 /// Readability.

@@ -66,7 +66,7 @@ mod tests;
 mod words;
 mod writer;
 
-pub use look::Attended;
+pub use look::{Attended, tcp_may_have};
 pub use reader::{RState, Reader, Source, Take};
 pub use record::Record;
 pub use tcp::{TcpPut, TcpReceive, TcpSend, TcpTake};

@@ -133,6 +133,7 @@ const TCP_INFO_BYTES: usize = 136;
 const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
 const ESTABLISHED: u8 = 1;
+const CLOSED: u8 = 7;
 
 struct TcpInfo([u8; TCP_INFO_BYTES]);
 
@@ -182,12 +183,31 @@ pub fn bytes_delivered(fd: RawFd) -> Option<u64> {
 }
 
 pub fn is_established(fd: RawFd) -> bool {
-    TcpInfo::of(fd).is_some_and(|info| info.0.first() == Some(&ESTABLISHED))
+    state(fd) == Some(ESTABLISHED)
 }
 
 /// The peer's FIN or RST has come (CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT).
 fn peer_has_finished(fd: RawFd) -> bool {
-    TcpInfo::of(fd).is_none_or(|info| matches!(info.0.first(), Some(6..=9 | 11)))
+    matches!(state(fd), None | Some(6..=9 | 11))
+}
+
+/// The peer's FIN has come: a RST alone is none.
+pub fn fin_has_come(conn: &Conn) -> bool {
+    let reset =
+        || conn.slot.has(flag::RESET_TOLD) || conn.slot.untold.load(Ordering::Acquire) != 0 || broken(look(conn));
+    conn.slot.has(flag::FIN_SEEN) || {
+        let state = state(conn.fd);
+        is_after_fin(state) || state == Some(CLOSED) && !reset()
+    }
+}
+
+fn state(fd: RawFd) -> Option<u8> {
+    TcpInfo::of(fd).and_then(|info| info.0.first().copied())
+}
+
+/// CLOSE_WAIT, LAST_ACK, CLOSING.
+fn is_after_fin(state: Option<u8>) -> bool {
+    matches!(state, Some(8 | 9 | 11))
 }
 
 /// SIOCATMARK: the next byte is an urgent one.
@@ -269,7 +289,11 @@ pub fn note(conn: &Conn, bits: u32) -> u32 {
     // After our own shutdown(SHUT_RD) the kernel says RDHUP of itself: that is no news of the peer.
     let own = slot.has(flag::SHUT_RD) && bits & LASTING != 0 && !peer_has_finished(conn.fd);
     let bits = if own { bits & !LASTING } else { bits };
-    let mut all = bits | (slot.anchor.load(Ordering::Acquire) & (LASTING | WITH_FINAL));
+    let known = slot.anchor.load(Ordering::Acquire);
+    if bits & LASTING != 0 && known & LASTING == 0 && is_after_fin(state(conn.fd)) {
+        slot.raise(flag::FIN_SEEN);
+    }
+    let mut all = bits | (known & (LASTING | WITH_FINAL));
     if bits & LASTING != 0 && all & WITH_FINAL == 0 {
         // The final offset is published before the kernel's FIN, so it is looked at after it.
         if conn.pair.is_far() {

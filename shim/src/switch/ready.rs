@@ -85,14 +85,11 @@ pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
     events & (wanted | HUP | ERR)
 }
 
-/// As much as a reader waits for, or the end, from the peer: of what this end has shut the kernel says nothing when it looks anew.
+/// As much as a reader waits for, or the end, from the peer: of what this end has shut, and of a reset, the kernel says nothing when it looks
+/// anew.
 pub fn has_come(conn: &Conn) -> bool {
-    let readable = ask(conn, IN) & IN != 0;
-    let by_peer = || {
-        anchor::peer_finished(conn.slot.anchor.load(Ordering::Acquire))
-            || receive::readable(conn, false, receive::low_water(conn.slot, conn.fd))
-    };
-    readable && (!conn.slot.has(flag::SHUT_RD) || by_peer())
+    let unread = receive::arrived(conn).saturating_sub(conn.slot.delivered());
+    unread > 0 && unread >= receive::low_water(conn.slot, conn.fd) as u64 || anchor::fin_has_come(conn)
 }
 
 /// What this end has shut is told too, as the kernel does it; of the peer it says nothing (see `anchor::note`).

@@ -38,6 +38,9 @@ pub fn receive(
     mut native: impl FnMut() -> isize,
 ) -> Result<usize, i32> {
     meet::data_call(slot, fd);
+    if slot.has(flag::LOW_WATER) {
+        epoll::note_arrivals(slot);
+    }
     let peek = flags & libc::MSG_PEEK != 0;
     let may_wait = flags & libc::MSG_DONTWAIT == 0;
     // A blocking socket whose next byte comes by the ring: the kernel is asked for nothing before this thread has to sleep.
@@ -60,6 +63,10 @@ pub fn receive(
                 let parts = sink.parts();
                 let mut call = || if fd == given { native() } else { by_another_number(fd, parts, flags) };
                 match by_kernel(slot, fd, peek, &mut call) {
+                    // The kernel knows nothing of what the peer has left unread in the other direction's ring.
+                    Some(Ok(0)) if sink.total > 0 => {
+                        return Conn::of(slot, fd).map_or(Ok(0), |conn| end_of_stream(&conn));
+                    }
                     Some(result) => return result,
                     None => continue,
                 }
@@ -495,8 +502,9 @@ pub fn readable(conn: &Conn, tcp: bool, low: usize) -> bool {
             return anchor::look(conn) & libc::POLLIN as u32 != 0;
         }
     }
-    // The peer's FIN has come, maybe behind bytes: no mark counts any more.
-    let finished = anchor::peer_finished(conn.slot.anchor.load(Ordering::Acquire));
+    // The peer's FIN has come, maybe behind bytes: no mark counts any more. Who asked the kernel for bytes alone was told of those.
+    let bits = if tcp && low > 1 { anchor::look(conn) } else { conn.slot.anchor.load(Ordering::Acquire) };
+    let finished = anchor::peer_finished(bits);
     let ended = side.reader.state() == RState::End || side.reader.fin_seen() || finished;
     if low > 1 && !ended {
         return side.reader.available(&conn.inward, &mut Anchor::of(conn)) >= low;

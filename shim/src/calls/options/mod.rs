@@ -71,6 +71,9 @@ pub unsafe fn setsockopt(
     match meaning(level, name) {
         Meaning::Carried(_) | Meaning::Anchors | Meaning::ReadOnly => {}
         Meaning::Remembered(what) => {
+            if what == flag::LOW_WATER {
+                epoll::note_arrivals(slot);
+            }
             slot.raise(what);
             if what == flag::LOW_WATER && slot.stage() == Stage::Attached {
                 // SAFETY: the application's own call.
