@@ -98,6 +98,8 @@ pub mod flag {
     pub const FAR: u32 = 524_288;
     /// The peer's FIN was not told to an epoll set, for on TCP it would wait behind what is unread.
     pub const FIN_WAITS: u32 = 1_048_576;
+    /// TCP_USER_TIMEOUT was set: no companion within this host.
+    pub const USER_TIMEOUT: u32 = 2_097_152;
 }
 
 const HOLDERS: usize = 8;
@@ -358,7 +360,7 @@ impl Slot {
     }
 
     pub fn inherited_flags(&self) -> u32 {
-        let inherited = flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER | flag::TIMED;
+        let inherited = flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER | flag::TIMED | flag::USER_TIMEOUT;
         self.flags.load(Ordering::Relaxed) & inherited
     }
 
