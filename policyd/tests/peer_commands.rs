@@ -150,3 +150,89 @@ fn check_names_what_is_missing_and_the_remedy() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("missing  policyd"));
     assert_eq!(output.status.code(), Some(1));
 }
+
+/// What others have written: found beside the switch, each loaded in a process of its own, and what is wrong with it said.
+#[test]
+fn check_lists_every_provider_that_is_installed() {
+    let Some(wire) = Wire::new("providers") else { return };
+    let hosts = linked(&wire);
+    let prefix = tempfile::tempdir().unwrap();
+    let folder = prefix.path().join("tandem-providers");
+    std::fs::create_dir(&folder).unwrap();
+    let library = prefix.path().join("libtandem.so");
+    std::fs::write(&library, "").unwrap();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let compile = |name: &str, source: &str| {
+        let file = prefix.path().join("source.c");
+        std::fs::write(&file, format!("#include \"tandem_provider.h\"\n{source}\n")).unwrap();
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-pthread", "-I"]).arg(root.join("rdma-provider/include"));
+        cc.arg("-I").arg(root.join("tests/stand_in")).arg(file).arg("-o").arg(folder.join(format!("{name}.so")));
+        assert!(cc.status().unwrap().success(), "{name}");
+    };
+    let table = |table: &str| {
+        format!(
+            "static struct tandem_provider table = {table};\n\
+             const struct tandem_provider *tandem_provider_open(const struct tandem_host *host) {{ return host ? &table : 0; }}"
+        )
+    };
+    compile("mine", "#define STAND_IN_NAME \"mine\"\n#include \"provider.c\"");
+    compile("renamed", "#include \"provider.c\"");
+    compile("old", &table("{ 99, sizeof table }"));
+    compile("short", &table("{ TANDEM_PROVIDER_VERSION, 64 }"));
+    compile(
+        "refuses",
+        "const struct tandem_provider *tandem_provider_open(const struct tandem_host *h) { return (void)h, (void *)0; }",
+    );
+    compile("none", "int something_else;");
+    compile("breaks", "__attribute__((constructor)) static void now(void) { __builtin_trap(); }");
+    std::fs::write(folder.join("garbage.so"), "no library").unwrap();
+    std::fs::write(folder.join("Big.so"), "").unwrap();
+    std::fs::create_dir(folder.join("folder.so")).unwrap();
+    std::fs::write(folder.join("README"), "not looked at").unwrap();
+
+    let sysfs = hosts[0].folder.path().join("sys");
+    let arguments = ["check", "--json", "--library", library.to_str().unwrap(), "--sysfs", sysfs.to_str().unwrap()];
+    let found = || -> Vec<String> {
+        let output = tandem(&hosts[0], &arguments);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = report["checks"].as_array().unwrap().iter().filter(|check| check["name"] == "provider");
+        all.map(|check| format!("{} {} -> {}", check["ok"], check["found"], check["remedy"])).collect()
+    };
+    let says = |all: &[String], words: &[&str]| {
+        assert!(all.iter().any(|line| words.iter().all(|word| line.contains(word))), "{words:?}: {all:#?}");
+    };
+    let all = found();
+    says(&all, &["false", "mine: ABI version 1", "no address", "providers.d/mine.toml"]);
+    says(&all, &["false", "renamed: it calls itself", "verbs"]);
+    says(&all, &["false", "old: ", "version 99, ours 1"]);
+    says(&all, &["false", "short: ", "64 bytes"]);
+    says(&all, &["false", "refuses: ", "no table"]);
+    says(&all, &["false", "none: it is no provider: it has no tandem_provider_open"]);
+    says(&all, &["false", "breaks: it ends the process that loads it, by signal"]);
+    says(&all, &["false", "garbage: it cannot be loaded", "garbage.so"]);
+    says(&all, &["false", "folder: it cannot be loaded"]);
+    says(&all, &["false", "Big: no provider can have this name"]);
+    assert_eq!(all.len(), 10, "{all:#?}");
+
+    // Its addresses are policyd's at once, and go before the device's; as those of a library that is not there do.
+    let drop_ins = hosts[0].folder.path().join("providers.d");
+    std::fs::create_dir(&drop_ins).unwrap();
+    let by = |address: &str| {
+        let served = hosts[0].peers().served;
+        served.iter().find(|served| served.address.to_string() == address).map(|served| served.provider.clone())
+    };
+    assert_eq!(by("10.77.0.1").as_deref(), Some("verbs"));
+    std::fs::write(drop_ins.join("mine.toml"), "addresses = [\"10.77.0.1\", \"10.99.0.1\"]\n").unwrap();
+    within("the file is read", || by("10.77.0.1").as_deref() == Some("mine"));
+    assert_eq!((by("fd00:77::1").as_deref(), by("10.99.0.1")), (Some("verbs"), None), "only what this host has");
+    std::fs::write(drop_ins.join("absent.toml"), "addresses = [\"fd00:77::1\"]\n").unwrap();
+    std::fs::write(drop_ins.join("wrong.toml"), "addresses = [\"fd00:77::1\"\n").unwrap();
+    within("that one, too", || by("fd00:77::1").as_deref() == Some("absent"));
+    let all = found();
+    says(&all, &["true", "mine: ABI version 1; serves 10.77.0.1"]);
+    says(&all, &["false", "absent: addresses are given to it, and there is no library", "absent.so"]);
+    says(&all, &["false", "wrong.toml gives no addresses"]);
+    std::fs::remove_dir_all(&drop_ins).unwrap();
+    within("the files are gone", || by("10.77.0.1").as_deref() == Some("verbs"));
+}

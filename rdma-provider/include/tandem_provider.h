@@ -5,8 +5,13 @@
  * the peer has told it something. It knows no stream, no socket and no epoll set; the switch knows no queue pair. Each gives the
  * other a table of functions and, for every object, a value of its own: the provider a handle, the switch a cookie.
  *
- * Installing one: a shared object in the providers' folder that exports tandem_provider_open. Programs that run already find it when
- * they next want a companion. It needs no more than this header. The Rust form is the crate tandem-provider (rdma-provider/boundary),
+ * Installing one: a shared object NAME.so in the folder tandem-providers beside libtandem.so that exports tandem_provider_open and whose
+ * table says that name: 1 to 15 of a-z, 0-9, '_' and '-', a letter first. (verbs alone is libtandem_rdma.so, beside libtandem.so.) Move
+ * it there whole, by rename. Which of the host's addresses it serves policyd reads from providers.d/NAME.toml beside its configuration,
+ *     addresses = ["192.0.2.1", "2001:db8::1"]
+ * whenever that changes; an address has one provider, and a file goes before a device that has the address too. Programs that run already
+ * find it when they next want a companion. Both ends of a companion must have the provider of one name. `tandem check` loads it and
+ * says what it finds. It needs no more than this header. The Rust form is the crate tandem-provider (rdma-provider/boundary),
  * whose tests compile this file and compare the two, field by field and type by type; its documentation shows how the words and rings
  * of a stream lie above these calls.
  *
@@ -179,7 +184,7 @@ struct tandem_provider {
     uint32_t version;
     uint32_t size;
     void *context;
-    /* As it stands in `tandem ss`, e.g. "verbs". */
+    /* As it stands in `tandem ss`, e.g. "verbs", and in the file's name. */
     const char *name;
 
     /* ---- What there is ---- */

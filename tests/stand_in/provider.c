@@ -2,6 +2,8 @@
  * as verbs does where the switch could notice: puts are under way for a while, land in order, and are lost with either process;
  * orders are done by a thread; a forked child can call nothing. With it the switch's part between hosts is tested where there is no RDMA.
  *
+ * STAND_IN_NAME, when it is compiled: what it is called; else it stands in for verbs.
+ *
  * TANDEM_STAND_IN_DELAY=N: each put is on its way for N microseconds more. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,6 +26,9 @@
 #include <unistd.h>
 #include "tandem_provider.h"
 
+#ifndef STAND_IN_NAME
+#define STAND_IN_NAME "verbs"
+#endif
 #define COMPANIONS 8192
 #define MEMORIES 4096
 #define REMOTES 512
@@ -423,7 +428,7 @@ static bool open_process(void)
     struct sockaddr_un own = { .sun_family = AF_UNIX };
     const char *folder = getenv("TMPDIR");
     memset(path, 0, sizeof path);
-    snprintf(path, sizeof path, "%s/stand-in.%d.%d", folder ? folder : "/tmp", getpid(), opened++);
+    snprintf(path, sizeof path, "%s/stand-in.%s.%d.%d", folder ? folder : "/tmp", STAND_IN_NAME, getpid(), opened++);
     memcpy(own.sun_path, path, sizeof path);
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
     // Peers may be other users' programs.
@@ -445,7 +450,7 @@ const struct tandem_provider *tandem_provider_open(const struct tandem_host *giv
         real.read = dlsym(libc, "read"), real.write = dlsym(libc, "write"), real.poll = dlsym(libc, "poll");
         real.recvmsg = dlsym(libc, "recvmsg"), real.sendmsg = dlsym(libc, "sendmsg");
         pthread_atfork(before_fork, in_parent, in_child);
-        table = (struct tandem_provider){ TANDEM_PROVIDER_VERSION, sizeof table, NULL, "verbs", find_, list_, check_, stop_, start_,
+        table = (struct tandem_provider){ TANDEM_PROVIDER_VERSION, sizeof table, NULL, STAND_IN_NAME, find_, list_, check_, stop_, start_,
             open_queue_, close_queue_, poll_, arm_, wake_, open_domain_, close_domain_, register_, release_, share_, adopt_, drop_,
             create_, bind_, set_option_, prepare_, endpoint_, connect_, close_, describe_, put_, notify_ };
     }

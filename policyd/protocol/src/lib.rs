@@ -12,6 +12,7 @@
 //! | [`reason`] | why a connection is on TCP: one list for the switch, policyd and `tandem ss` |
 //! | [`registry`] | a family's counters and rows, written by the switch, read by policyd |
 //! | [`board`] | a family's wake words, read by its peers |
+//! | [`provider_name`] | what a provider is called |
 //! | [`san`] | which addresses devices serve, here and at peers: written by policyd, read by the switch |
 //! | [`pair`] | the memory between two processes: control words and rings |
 //! | [`socket_path`] | which policyd a process talks to |
@@ -21,6 +22,7 @@ pub mod assignment;
 pub mod board;
 pub mod message;
 pub mod pair;
+pub mod provider_name;
 pub mod reason;
 pub mod registry;
 pub mod san;
@@ -28,6 +30,7 @@ pub mod socket_path;
 
 pub use address::{Addresses, Endpoint, IpFamily};
 pub use message::{MAX_MESSAGE, Malformed, Message};
+pub use provider_name::ProviderName;
 pub use reason::Reason;
 
 /// Spoken on the switches' socket. A policyd refuses a switch of another version by name, and that switch stays on TCP.

@@ -94,6 +94,8 @@ reasons! {
     46 PeerUnreachable "peer-unreachable",
     /// Devices serve both addresses, but this switch has no provider for them.
     47 NoProvider "no-provider",
+    /// Devices serve both addresses, each by another provider.
+    48 OtherProvider "other-provider",
 }
 
 /// Counters in a registry header; codes stay below it.

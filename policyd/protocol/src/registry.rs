@@ -40,7 +40,8 @@ pub const ROWS: usize = 65_536;
 pub enum Provider {
     Tcp = 0,
     Local = 1,
-    Verbs = 2,
+    /// A plug-in, whose name the row's native text begins with.
+    PlugIn = 2,
 }
 
 #[derive(Debug)]
@@ -52,7 +53,8 @@ pub struct Registry {
     natives: [Native; ROWS],
 }
 
-/// Both ends of a row's companion in its provider's own terms: text, ended by a zero byte where it is shorter. Of no use to a switch.
+/// The provider's name, a space, and both ends of a row's companion in its own terms: text, ended by a zero byte where it is shorter. Of no
+/// use to a switch.
 #[derive(Debug)]
 #[repr(C)]
 struct Native([AtomicU64; Native::BYTES / 8]);
@@ -468,7 +470,7 @@ impl Row {
             provider: match self.provider.load(Ordering::Relaxed) {
                 0 => Provider::Tcp,
                 1 => Provider::Local,
-                2 => Provider::Verbs,
+                2 => Provider::PlugIn,
                 _ => return None,
             },
             reason: u16::try_from(reason & !SETTLED).ok().and_then(Reason::from_code),

@@ -1,4 +1,4 @@
-//! The SAN subnet table: which of this host's addresses a device serves, which addresses listed peers have, and which of
+//! The SAN subnet table: which of this host's addresses a device serves and by which provider, which addresses listed peers have, and which of
 //! those a device serves there. Policyd writes it, every switch maps it to read: whether a companion between hosts can be
 //! is decided by loads, without a message or a system call.
 //!
@@ -8,8 +8,10 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use crate::ProviderName;
+
 pub const MAGIC: u32 = u32::from_le_bytes(*b"TNDS");
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 pub const MAX_LOCAL: usize = 256;
 pub const MAX_PREFIXES: usize = 1_024;
 pub const MAX_REMOTE: usize = 4_096;
@@ -33,6 +35,8 @@ pub struct San {
     prefixes: [SharedPrefix; MAX_PREFIXES],
     /// Sorted by address.
     remote: [SharedRemote; MAX_REMOTE],
+    /// Of `local`, each.
+    providers: [[AtomicU64; 2]; MAX_LOCAL],
 }
 
 #[derive(Debug)]
@@ -68,8 +72,8 @@ pub struct Prefix {
 /// What the table says. What is past its bounds is cut off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Content<'a> {
-    /// This host's addresses that a device serves, sorted.
-    pub local: &'a [u128],
+    /// This host's addresses that a device serves, sorted, each with its provider.
+    pub local: &'a [(u128, ProviderName)],
     pub prefixes: &'a [Prefix],
     /// Peers' addresses that a device serves there, sorted, with their host.
     pub remote: &'a [(u128, u32)],
@@ -133,8 +137,9 @@ impl San {
         let live = self.sequence.load(Ordering::Relaxed).wrapping_add(2) & !1;
         self.sequence.store(live | 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        for (words, &address) in self.local.iter().zip(content.local) {
+        for ((words, name), &(address, provider)) in self.local.iter().zip(&self.providers).zip(content.local) {
             store(words, address);
+            store(name, u128::from_le_bytes(provider.bytes()));
         }
         for (shared, prefix) in self.prefixes.iter().zip(content.prefixes) {
             store(&shared.address, prefix.address);
@@ -155,18 +160,33 @@ impl San {
     /// Whether a connection between these two can have a companion.
     pub fn way(&self, local: IpAddr, remote: IpAddr) -> Way {
         let (local, remote) = (number(local), number(remote));
+        self.consistently(|| self.look_up(local, remote)).unwrap_or(Way::Unreadable)
+    }
+
+    /// What serves this address of our own.
+    pub fn provider(&self, local: IpAddr) -> Option<ProviderName> {
+        let local = number(local);
+        let words = self.consistently(|| {
+            let at = used(&self.local, &self.local_count).binary_search_by_key(&local, load).ok()?;
+            self.providers.get(at).map(load)
+        });
+        ProviderName::from_bytes(words??.to_le_bytes())
+    }
+
+    /// `None`: policyd was writing for too long.
+    fn consistently<T>(&self, read: impl Fn() -> T) -> Option<T> {
         for _ in 0..TRIES {
             let before = self.sequence.load(Ordering::Acquire);
             if before & 1 == 0 {
-                let way = self.look_up(local, remote);
+                let found = read();
                 fence(Ordering::Acquire);
                 if self.sequence.load(Ordering::Relaxed) == before {
-                    return way;
+                    return Some(found);
                 }
             }
             std::hint::spin_loop();
         }
-        Way::Unreadable
+        None
     }
 
     fn look_up(&self, local: u128, remote: u128) -> Way {
@@ -214,7 +234,7 @@ fn load([high, low]: &[AtomicU64; 2]) -> u128 {
 }
 
 const _: () = assert!(std::mem::offset_of!(San, local) == 64);
-const _: () = assert!(size_of::<San>() == 34 << 12);
+const _: () = assert!(size_of::<San>() == 35 << 12);
 
 #[cfg(test)]
 mod tests {
@@ -239,7 +259,8 @@ mod tests {
         san.initialise();
         assert!(san.is_sound());
         assert_eq!(san.way(ip("10.0.0.1"), ip("10.0.0.2")), Way::NotAPeer);
-        let mut local = [number(ip("10.0.0.1")), number(ip("fd00::1"))];
+        let other = ProviderName::new("other").unwrap();
+        let mut local = [(number(ip("10.0.0.1")), ProviderName::VERBS), (number(ip("fd00::1")), other)];
         local.sort_unstable();
         let prefixes =
             [prefix("10.0.0.0", 96 + 24, 1, true), prefix("10.0.0.9", 128, 2, false), prefix("fd00::", 64, 1, true)];
@@ -251,6 +272,9 @@ mod tests {
         assert_eq!(way("::ffff:10.0.0.1", "::ffff:10.0.0.2"), Way::Served { host: 1 });
         assert_eq!(way("fd00::1", "fd00::2"), Way::Served { host: 1 });
         assert_eq!(way("10.0.0.3", "10.0.0.2"), Way::NoDevice);
+        let provider = |local| san.provider(ip(local));
+        assert_eq!(provider("::ffff:10.0.0.1"), Some(ProviderName::VERBS));
+        assert_eq!((provider("fd00::1"), provider("10.0.0.3")), (Some(other), None));
         assert_eq!(way("10.0.0.1", "10.0.0.3"), Way::PeerNoDevice);
         assert_eq!(way("10.0.0.1", "10.0.0.9"), Way::PeerUnreachable, "the longest prefix says whose it is");
         assert_eq!(way("10.0.0.1", "10.0.1.2"), Way::NotAPeer);
@@ -277,6 +301,7 @@ mod tests {
             count.store(u32::MAX, Ordering::Relaxed);
         }
         let _ = san.way(ip("10.0.0.1"), ip("10.0.0.2"));
+        assert_eq!(san.provider(ip("0.0.0.0")), None);
     }
 
     #[test]

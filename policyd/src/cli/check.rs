@@ -12,12 +12,13 @@ use serde::Serialize;
 
 use super::Show;
 use super::find;
+use super::providers;
 use super::show::{self, json, print};
 use crate::control::client::Control;
 use crate::control::{Answer, Ask};
 use crate::kernel;
 use crate::peers::PeersStatus;
-use crate::san::sysfs;
+use crate::san::{self, drop_ins, sysfs};
 
 /// What registered memory may need: rings of some hundred connections.
 const MEMLOCK: u64 = 64 << 20;
@@ -47,7 +48,7 @@ struct Report {
 }
 
 #[derive(Serialize)]
-struct Finding {
+pub struct Finding {
     name: &'static str,
     /// For connections within this host; else only for those with others.
     local: bool,
@@ -61,10 +62,16 @@ struct Finding {
 pub fn check(check: &Check) -> Result<bool> {
     let status = peers(&check.show);
     let mut checks = vec![switch(check), policyd(&check.show), memory(), namespaces()];
-    checks.extend([device(&check.sysfs), device_files(&check.sysfs), verbs(), plug_in(check), memlock()]);
-    checks.extend(links(status.as_ref(), &check.sysfs));
-    let all = |local: bool| checks.iter().filter(|finding| finding.local == local).all(|finding| finding.ok);
-    let report = Report { local: all(true), between_hosts: all(true) && all(false), checks };
+    let local = checks.iter().all(|finding| finding.ok);
+    let by_verbs = [device(&check.sysfs), device_files(&check.sysfs), verbs(), plug_in(check), memlock()];
+    let by_others = folder(check).map(|beside| providers::findings(&beside, status.as_ref())).unwrap_or_default();
+    let links = links(status.as_ref(), &check.sysfs);
+    let fine = |findings: &[Finding]| findings.iter().all(|finding| finding.ok);
+    // Whoever has another provider may do without RDMA.
+    let way = fine(&by_verbs) || by_others.iter().any(|finding| finding.ok);
+    let between_hosts = local && way && fine(&by_others) && fine(&links);
+    checks.extend(by_verbs.into_iter().chain(by_others).chain(links));
+    let report = Report { local, between_hosts, checks };
     if check.show.json {
         json(&report)?
     } else {
@@ -74,17 +81,26 @@ pub fn check(check: &Check) -> Result<bool> {
     Ok(report.local && (report.between_hosts || !wanted))
 }
 
-fn finding(name: &'static str, local: bool, found: std::result::Result<String, (String, &str)>) -> Finding {
+pub fn finding(name: &'static str, local: bool, found: std::result::Result<String, (String, &str)>) -> Finding {
     match found {
         Ok(found) => Finding { name, local, ok: true, found, remedy: None },
         Err((found, remedy)) => Finding { name, local, ok: false, found, remedy: Some(remedy.to_owned()) },
     }
 }
 
-fn switch(check: &Check) -> Finding {
+fn library(check: &Check) -> Option<PathBuf> {
     let own = find::own_folder();
     let named = check.library.clone().filter(|path| path.is_file());
-    let found = if check.library.is_some() { named } else { own.as_deref().and_then(find::library) };
+    if check.library.is_some() { named } else { own.as_deref().and_then(find::library) }
+}
+
+/// Where the switch is, and so its providers.
+fn folder(check: &Check) -> Option<PathBuf> {
+    library(check)?.parent().map(Path::to_owned)
+}
+
+fn switch(check: &Check) -> Finding {
+    let found = library(check);
     let missing = || {
         let looked = check.library.clone().unwrap_or_else(|| PathBuf::from(find::LIBRARY));
         (
@@ -128,7 +144,7 @@ fn device(root: &Path) -> Finding {
         let remedy = "bring its port up, and give its network interface an address (RoCE v2)";
         Err((format!("{}: no address is served", devices.join(", ")), remedy))
     } else {
-        Ok(served.iter().map(|s| format!("{} by {}", s.address, s.device)).collect::<Vec<_>>().join(", "))
+        Ok(served.iter().map(|s| format!("{} by {}", s.address, s.by())).collect::<Vec<_>>().join(", "))
     };
     finding("RDMA device", false, found)
 }
@@ -233,12 +249,12 @@ fn links(status: Option<&PeersStatus>, root: &Path) -> Vec<Finding> {
 
 /// What policyd knows of the devices is what there is.
 fn agreed(status: &PeersStatus, root: &Path) -> Finding {
-    let here = sysfs::served(root);
+    let (here, ..) = san::served(root, drop_ins::folder(status.folder.as_deref()).as_deref());
     let unknown: Vec<_> = status.served.iter().filter(|served| !here.contains(served)).collect();
     let found = match unknown.first() {
         None => Ok(format!("{} addresses that devices serve here", status.served.len())),
         Some(served) => {
-            let text = format!("policyd still takes {} for served by {}", served.address, served.device);
+            let text = format!("policyd still takes {} for served by {}", served.address, served.by());
             Err((text, "systemctl reload tandem-policyd"))
         }
     };

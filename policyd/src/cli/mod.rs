@@ -2,7 +2,7 @@
 //!
 //! `run.rs` starts a program under the switch, `program.rs` says whether that can work, `find.rs` knows where the
 //! switch and policyd are installed, `start.rs` sees to it that a policyd is there, `show.rs` prints, `connect.rs` asks for
-//! interfaces, `drain.rs` sends connections back to TCP, `peer.rs` lists other hosts, `check.rs` says what this host can do, `reasons.rs` why a connection is on TCP.
+//! interfaces, `drain.rs` sends connections back to TCP, `peer.rs` lists other hosts, `check.rs` says what this host can do, `providers.rs` of it what others' providers can, `reasons.rs` why a connection is on TCP.
 
 mod check;
 mod connect;
@@ -10,6 +10,7 @@ mod drain;
 mod find;
 mod peer;
 mod program;
+mod providers;
 mod reasons;
 mod run;
 mod show;
@@ -55,6 +56,9 @@ enum Command {
     Peer(peer::Peers),
     /// Say what this host can do, what is missing, and what to do about it
     Check(check::Check),
+    /// What one provider's library says of itself
+    #[command(hide = true)]
+    ProbeProvider(providers::Probe),
 }
 
 #[derive(Args)]
@@ -231,6 +235,7 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
             Command::Explain(explain) => connect::explain(&explain),
             Command::Drain(drain) => drain::drain(&drain),
             Command::Peer(peers) => peer::main(&peers),
+            Command::ProbeProvider(probe) => providers::probe(&probe),
             Command::Check(check) => match check::check(&check) {
                 Ok(true) => Ok(()),
                 // It has said what is missing.

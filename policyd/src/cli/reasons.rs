@@ -164,8 +164,12 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
             ("there is no link to the other host's policyd", "tandem peer list shows the last error")
         }
         Reason::NoProvider => (
-            "libtandem_rdma.so cannot be loaded",
-            "build it (cargo build --release -p tandem-rdma) and put it beside libtandem.so; see the switch's log",
+            "the library of the provider that serves this host's address cannot be loaded",
+            "tandem check says why; for RDMA cargo build --release -p tandem-rdma, and put libtandem_rdma.so beside libtandem.so",
+        ),
+        Reason::OtherProvider => (
+            "the two ends' addresses are served by different providers",
+            "give both addresses to one provider: compare tandem check and providers.d on both hosts",
         ),
     }
 }

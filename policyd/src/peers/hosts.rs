@@ -38,6 +38,13 @@ pub struct Peers {
     pub sysfs: PathBuf,
 }
 
+impl Served {
+    /// As in `10.0.0.1 by rxe0`.
+    pub fn by(&self) -> &str {
+        if self.device.is_empty() { &self.provider } else { &self.device }
+    }
+}
+
 struct Host {
     peer: Peer,
     since: Instant,
@@ -95,12 +102,14 @@ pub struct PeersStatus {
     pub peers: Vec<PeerStatus>,
 }
 
-/// One of this host's addresses, and the device that serves it.
+/// One of this host's addresses, and what serves it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Served {
     pub address: IpAddr,
+    /// Empty where that is its provider's affair.
     pub device: String,
     pub port: u32,
+    pub provider: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

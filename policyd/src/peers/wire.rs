@@ -18,7 +18,7 @@ use tandem_protocol::message::{Blob, Word, WordKind};
 use tandem_protocol::{Addresses, Endpoint, IpFamily, Reason, san};
 
 /// Said before the handshake; another version is refused by name.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// No message is longer.
 pub const MAX: usize = 8_192;
 /// Addresses in one `Served`.

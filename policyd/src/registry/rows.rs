@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tandem_protocol::Reason;
 use tandem_protocol::registry::{Provider, Snapshot};
+use tandem_protocol::{ProviderName, Reason};
 
 use super::Family;
 use super::kernel_bytes::{self, Kernel};
@@ -25,7 +25,7 @@ pub struct SsRow {
     /// `addr:port` or `[v6]:port`; `?` where that could not be found out.
     pub local: String,
     pub remote: String,
-    /// `tcp`, `local` or `verbs`.
+    /// `tcp`, `local`, or a plug-in's name: `verbs` is the one for RDMA.
     pub provider: String,
     /// Why it is on TCP; null otherwise.
     pub reason: Option<String>,
@@ -50,13 +50,22 @@ pub fn list(families: &[Arc<Family>]) -> Vec<SsRow> {
     let mut rows: Vec<SsRow> = Vec::new();
     for family in families {
         family.each_row(|registry, index, row| {
-            let native = (row.provider == Provider::Verbs).then(|| registry.native(index));
-            rows.extend(listing.row(family, &row).map(|shown| SsRow { native, ..shown }));
+            rows.extend(listing.row(family, &row).map(|shown| match row.provider {
+                Provider::PlugIn => by_plug_in(shown, &registry.native(index)),
+                _ => shown,
+            }));
             if rows.len() < MOST_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
     }
     rows.sort_by(|a, b| (a.pid, &a.local, &a.remote).cmp(&(b.pid, &b.local, &b.remote)));
     rows
+}
+
+/// A switch writes the name, and is believed as far as it can be one.
+fn by_plug_in(row: SsRow, text: &str) -> SsRow {
+    let (name, native) = text.split_once(' ').unwrap_or((text, ""));
+    let provider = ProviderName::new(name).map_or_else(|| "?".to_owned(), |name| name.to_string());
+    SsRow { provider, native: Some(native.to_owned()), ..row }
 }
 
 impl Listing {
@@ -94,7 +103,7 @@ impl Listing {
             provider: match row.provider {
                 Provider::Tcp => "tcp",
                 Provider::Local => "local",
-                Provider::Verbs => "verbs",
+                Provider::PlugIn => "?",
             }
             .to_owned(),
             reason: (row.provider == Provider::Tcp).then(|| row.reason.map_or("unknown", Reason::text).to_owned()),

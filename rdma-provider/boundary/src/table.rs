@@ -1,6 +1,6 @@
 //! The two tables, and when one may be used.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 
 use super::{Address, Blob, Companion, Completion, Domain, Put, Queue, Served, Share, VERSION};
@@ -70,6 +70,21 @@ pub struct Provider {
 
     pub put: unsafe extern "C" fn(companion: *mut Companion, puts: *const Put, count: u32) -> i32,
     pub notify: unsafe extern "C" fn(companion: *mut Companion, note: u32) -> i32,
+}
+
+impl Provider {
+    /// Its name, which a table of our version has; `None`: it has none, or one that is no text.
+    pub fn name(&self) -> Option<&str> {
+        if self.name.is_null() {
+            return None;
+        }
+        // SAFETY: by the boundary, a text that ends with a zero and lives as long as the table.
+        unsafe { CStr::from_ptr(self.name) }.to_str().ok()
+    }
+
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name() == Some(name)
+    }
 }
 
 /// The type of the symbol [`super::ENTRY`].

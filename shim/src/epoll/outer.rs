@@ -21,7 +21,7 @@ pub const TAG_WAKE: u64 = u64::MAX - 1;
 pub const TAG_WAKE0: u64 = u64::MAX - 2;
 /// The outer epoll of a set that this one holds.
 pub const TAG_NEST: u64 = u64::MAX - 3;
-/// The descriptors of companions between hosts: the provider's, and policyd's channel.
+/// The descriptors of companions between hosts: the providers', and policyd's channel.
 pub const TAG_PROVIDER: u64 = u64::MAX - 4;
 pub const TAG_POLICYD: u64 = u64::MAX - 5;
 
@@ -37,12 +37,13 @@ pub fn add_anchor(outer: RawFd, fd: RawFd, entry: RawFd) {
     }
 }
 
-/// For a connection between hosts: the provider's descriptor, and policyd's channel.
+/// For a connection between hosts: the providers' descriptors, and policyd's channel.
 pub fn add_provider(outer: RawFd, conn: &Conn) {
     if !conn.pair.is_far() {
         return;
     }
-    for (fd, tag) in far::descriptors().into_iter().zip([TAG_PROVIDER, TAG_POLICYD]) {
+    let tags = std::iter::repeat_n(TAG_PROVIDER, far::DESCRIPTORS - 1).chain([TAG_POLICYD]);
+    for (fd, tag) in far::descriptors().into_iter().zip(tags).filter(|(fd, _)| *fd >= 0) {
         let mut event = epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: tag };
         // SAFETY: descriptors of ours, an event on this frame. It may be there already.
         unsafe { real::epoll_ctl(outer, libc::EPOLL_CTL_ADD, fd, &mut event) };

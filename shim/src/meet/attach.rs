@@ -7,7 +7,7 @@ use tandem_protocol::message::{Companion, SlotRef as Named};
 
 use super::packet::Packet;
 use crate::provider::local::{self, Pair, Parts};
-use crate::slot::{SlotRef, Stage};
+use crate::slot::{SlotRef, Stage, flag};
 use crate::switch::{self, anchor};
 use crate::{hidden, slot};
 
@@ -28,6 +28,11 @@ pub fn attach(instance: u64, companion: &Companion, packet: &Packet) -> bool {
     let Some(slot) = slot_named(companion.slot) else { return false };
     let fd = slot.descriptor();
     if slot.stage() != Stage::Meeting || !still_sound(slot, fd) {
+        return false;
+    }
+    if slot.has(flag::USER_TIMEOUT) {
+        // The kernel would see nothing wait, and here there is no queue pair that gives up before.
+        super::settle(slot, Reason::Option);
         return false;
     }
     let end = companion.companion;

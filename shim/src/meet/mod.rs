@@ -34,6 +34,7 @@ pub use channel::{
     after_fork_in_child, channel_descriptor, collect, forget_channel, gives_up, has_business, instance, may_try, probe,
     receive, released, tell, tend_far, wait_for_mail,
 };
+pub use san::provider as provider_of;
 
 /// Data calls after which a connection waits no longer for its other end.
 const ENOUGH: u32 = 2_000;
@@ -215,7 +216,7 @@ fn claim(slot: SlotRef, fd: RawFd, addresses: Addresses) -> Message {
         cookie: slot.cookie.load(Ordering::Relaxed),
         netns_cookie: anchor::socket_option::<u64>(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE).unwrap_or(0),
         // Whether it can be used is seen when there is somebody to meet.
-        verbs: plugin::is_installed(),
+        verbs: plugin::is_installed(san::provider(&addresses)),
     })
 }
 

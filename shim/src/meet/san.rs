@@ -4,8 +4,8 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use tandem_protocol::Addresses;
 use tandem_protocol::san::{San, Way};
+use tandem_protocol::{Addresses, ProviderName};
 
 use crate::real;
 
@@ -23,6 +23,16 @@ pub fn way(addresses: &Addresses) -> Way {
     // SAFETY: null, or a mapping of a San's size that is never unmapped; all in it are atomics.
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref() };
     table.map_or(Way::NotAPeer, |table| table.way(key.local_address().ip(), key.remote_address().ip()))
+}
+
+/// What serves this end's address. `None`: nothing, as far as is known.
+pub fn provider(addresses: &Addresses) -> Option<ProviderName> {
+    if !CURRENT.load(Ordering::Acquire) {
+        return None;
+    }
+    // SAFETY: as in `way`.
+    let table = unsafe { TABLE.load(Ordering::Acquire).as_ref() };
+    table.and_then(|table| table.provider(addresses.normalised().local_address().ip()))
 }
 
 /// Policyd's table, under the channel's lock. The descriptor is closed here.
@@ -114,9 +124,10 @@ mod tests {
         let remote = [(number(ip("10.0.0.2")), 5)];
         arrived(memfd);
         assert_eq!(way(&addresses), Way::NotAPeer);
-        written.write(&Content { local: &[number(ip("10.0.0.1"))], prefixes: &prefixes, remote: &remote });
-        assert_eq!(way(&addresses), Way::Served { host: 5 });
+        let mine = ProviderName::new("mine").unwrap();
+        written.write(&Content { local: &[(number(ip("10.0.0.1")), mine)], prefixes: &prefixes, remote: &remote });
+        assert_eq!((way(&addresses), provider(&addresses)), (Way::Served { host: 5 }, Some(mine)));
         lost();
-        assert_eq!(way(&addresses), Way::NotAPeer);
+        assert_eq!((way(&addresses), provider(&addresses)), (Way::NotAPeer, None));
     }
 }

@@ -101,7 +101,9 @@ pub mod flag {
     /// The peer's FIN was not told to an epoll set, for on TCP it would wait behind what is unread.
     pub const FIN_WAITS: u32 = 1_048_576;
     /// The peer's FIN has been seen, whatever has come after it.
-    pub const FIN_SEEN: u32 = 2_097_152;
+    pub const FIN_SEEN: u32 = 1 << 22;
+    /// TCP_USER_TIMEOUT was set: no companion within this host.
+    pub const USER_TIMEOUT: u32 = 1 << 23;
 }
 
 const HOLDERS: usize = 8;
@@ -364,7 +366,7 @@ impl Slot {
     }
 
     pub fn inherited_flags(&self) -> u32 {
-        let inherited = flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER | flag::TIMED;
+        let inherited = flag::LOW_WATER | flag::ODD_OPTION | flag::SEND_BUFFER | flag::TIMED | flag::USER_TIMEOUT;
         self.flags.load(Ordering::Relaxed) & inherited
     }
 

@@ -14,7 +14,7 @@ use crate::slot::{IN_KERNEL, SlotRef};
 use crate::stream::{Port, Pumped, WState, Word, WriterFacts};
 use crate::{epoll, meet, real, sys};
 
-pub use far::{arm, bound as bound_all, descriptors, existing, no_room};
+pub use far::{DESCRIPTORS, arm, bound as bound_all, descriptors, existing, no_room};
 
 /// How long an end of the stream may take to arrive; a queue pair on which it does not is dead before.
 const LINGER_NS: u64 = 5_000_000_000;
@@ -223,17 +223,17 @@ fn enlarge(fd: RawFd) {
 fn pause(conn: &Conn) {
     far::arm();
     let owes = send::owes(conn);
-    let [told, said] = far::descriptors();
     let entry = |fd, events| libc::pollfd { fd, events, revents: 0 };
     let out = if owes { libc::POLLOUT } else { 0 };
-    let mut entries = [entry(told, libc::POLLIN), entry(said, libc::POLLIN), entry(conn.fd, out)];
+    let mut entries = [entry(conn.fd, out); 1 + far::DESCRIPTORS];
+    entries.iter_mut().zip(far::descriptors()).for_each(|(place, fd)| *place = entry(fd, libc::POLLIN));
     if conn.out.load(Word::EndLanded) != 0 {
         return;
     }
     let time = sys::timespec(LOOK_NS);
     let no_mask = std::ptr::null::<libc::sigset_t>();
     // SAFETY: entries and a time of this frame. The raw call: no cancellation point.
-    unsafe { real::raw!(libc::SYS_ppoll, entries.as_mut_ptr(), 3, &raw const time, no_mask, 0) };
+    unsafe { real::raw!(libc::SYS_ppoll, entries.as_mut_ptr(), entries.len(), &raw const time, no_mask, 0) };
 }
 
 /// RST: the application is told ECONNRESET, at both ends.

@@ -345,7 +345,7 @@ pub fn refresh_row(slot: SlotRef) {
 }
 
 fn carried_by(conn: &Conn) {
-    let provider = if conn.pair.is_far() { Provider::Verbs } else { Provider::Local };
+    let provider = if conn.pair.is_far() { Provider::PlugIn } else { Provider::Local };
     if let Some(family) = family::existing() {
         family.row(conn.slot.index).set_provider(provider, Reason::None);
     }

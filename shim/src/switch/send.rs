@@ -51,7 +51,13 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
         let Some(conn) = through_switch(slot, fd) else {
             match by_kernel(slot, fd, source) {
                 Some(Ok(n)) => return Ok(n),
-                Some(Err(errno)) => return give_in(source.sent(), errno),
+                Some(Err(errno)) => {
+                    if source.sent() > 0 && is_the_sockets(errno) {
+                        // As in the kernel: what was taken is told first, and the socket's error, which is told once, by the next call.
+                        let _ = slot.untold.compare_exchange(0, errno as u32, Ordering::AcqRel, Ordering::Relaxed);
+                    }
+                    return give_in(source.sent(), errno);
+                }
                 None => continue,
             }
         };
@@ -139,6 +145,12 @@ fn by_kernel(slot: SlotRef, fd: RawFd, source: &mut impl Source) -> Option<Resul
         }
     }
     Some(result.map(|n| before + n))
+}
+
+/// Not the call's own.
+fn is_the_sockets(errno: i32) -> bool {
+    use libc::{ECONNABORTED, ECONNRESET, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ETIMEDOUT};
+    matches!(errno, ECONNABORTED | ECONNRESET | EHOSTDOWN | EHOSTUNREACH | ENETDOWN | ENETUNREACH | ETIMEDOUT)
 }
 
 fn result(n: isize) -> Result<usize, i32> {

@@ -385,25 +385,28 @@ fn events(conn: &Conn, way: Way) -> c_short {
 }
 
 fn poll(conn: &Conn, way: Way, wake: Option<Wake>, limit: Option<u64>, patience: &mut Patience) -> Woke {
-    let [told, said] = if conn.pair.is_far() { far::descriptors() } else { [-1; 2] };
     let input = |fd: RawFd| pollfd { fd, events: libc::POLLIN, revents: 0 };
-    let mut entries = [
+    let mut entries = [input(-1); 3 + far::DESCRIPTORS];
+    let own = [
         pollfd { fd: conn.fd, events: events(conn, way), revents: 0 },
         input(wake.map_or(-1, |w| w.fd)),
         input(WAKE0.load(Ordering::Acquire)),
-        input(told),
-        input(said),
     ];
-    // The last two are a provider's and policyd's, for companions between hosts.
-    let count = if told >= 0 { 5 } else { 3 };
+    let mut count = own.len();
+    entries.iter_mut().zip(own).for_each(|(entry, own)| *entry = own);
+    // The providers' and policyd's, for companions between hosts.
+    if conn.pair.is_far() {
+        count = entries.len();
+        entries.iter_mut().skip(own.len()).zip(far::descriptors()).for_each(|(entry, fd)| *entry = input(fd));
+    }
     let limit = limit.map(sys::timespec);
     let limit_at = limit.as_ref().map_or(std::ptr::null(), |l| l as *const libc::timespec);
     // SAFETY: so many entries and a time-out on this frame; no signal mask.
-    let n = unsafe { real::ppoll(entries.as_mut_ptr(), count, limit_at, std::ptr::null()) };
+    let n = unsafe { real::ppoll(entries.as_mut_ptr(), count as libc::nfds_t, limit_at, std::ptr::null()) };
     if n < 0 {
         return if sys::errno() == libc::EINTR { Woke::Signal } else { Woke::Look };
     }
-    let [tcp, own, zero, _, mail] = entries;
+    let [tcp, own, zero, .., mail] = entries;
     if own.revents != 0
         && let Some(wake) = wake
     {

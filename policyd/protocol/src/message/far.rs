@@ -27,7 +27,7 @@ pub struct Blob {
 }
 
 impl Blob {
-    pub const BYTES: usize = 256;
+    pub const BYTES: usize = 320;
 
     /// `None`: too long.
     pub fn new(content: &[u8]) -> Option<Self> {

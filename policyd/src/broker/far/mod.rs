@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use tandem_protocol::message::FarRef;
-use tandem_protocol::{Addresses, Message, Reason, san};
+use tandem_protocol::{Addresses, Message, ProviderName, Reason, san};
 use tracing::warn;
 
 use super::{Broker, ClientId};
@@ -187,9 +187,10 @@ impl Far {
 
     fn write_table(&self) {
         let Some(table) = &self.table else { return };
-        let mut local: Vec<u128> = self.served.iter().map(|served| san::number(served.address)).collect();
+        let named = |served: &Served| Some((san::number(served.address), ProviderName::new(&served.provider)?));
+        let mut local: Vec<_> = self.served.iter().filter_map(named).collect();
         local.sort_unstable();
-        local.dedup();
+        local.dedup_by_key(|(address, _)| *address);
         let prefixes: Vec<_> = self.hosts.iter().flat_map(|(&id, host)| host.prefixes(id)).collect();
         let served = |(&id, host): (&HostId, &Host)| {
             let all: Vec<_> = host.served.iter().map(|&ip| (san::number(ip), id)).collect();

@@ -85,11 +85,14 @@ pub unsafe fn setsockopt(
             }
         }
         Meaning::NoCompanion(_) => refuse(slot, fd),
-        Meaning::NoCompanionUnlessZero(_) => {
+        Meaning::BetweenHostsUnlessZero(_) => {
             // SAFETY: the application's own call.
             let outcome = Outcome::of(unsafe { real::setsockopt(fd, level, name, value, length) });
             if outcome == Outcome::Done(0) && anchor::socket_option::<c_int>(fd, level, name) != Some(0) {
-                refuse(slot, fd);
+                slot.raise(flag::USER_TIMEOUT);
+                if slot.stage() == Stage::Attached && !slot.has(flag::FAR) {
+                    refuse(slot, fd);
+                }
             }
             return outcome;
         }

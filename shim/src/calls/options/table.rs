@@ -3,7 +3,7 @@
 
 use std::ffi::c_int;
 
-use Meaning::{Anchors, Carried, NoCompanion, NoCompanionUnlessZero, ReadOnly, Remembered};
+use Meaning::{Anchors, BetweenHostsUnlessZero, Carried, NoCompanion, ReadOnly, Remembered};
 
 use crate::slot::flag;
 
@@ -19,8 +19,9 @@ pub enum Meaning {
     ReadOnly,
     /// The connection stays on, or goes back to, TCP: why.
     NoCompanion(#[cfg_attr(not(test), allow(dead_code))] &'static str),
-    /// The same, unless it is set to nothing but zero, which it is from the beginning (as haproxy does).
-    NoCompanionUnlessZero(#[cfg_attr(not(test), allow(dead_code))] &'static str),
+    /// The same within a host, unless it is set to nothing but zero, which it is from the beginning (as haproxy does). Between hosts its companion
+    /// gives up before, and the kernel has what waits then.
+    BetweenHostsUnlessZero(#[cfg_attr(not(test), allow(dead_code))] &'static str),
 }
 
 type Row = (c_int, &'static str, Meaning);
@@ -124,7 +125,7 @@ pub const TABLE: &[(c_int, &[Row])] = &[
             (14, "TCP_MD5SIG", NoCompanion("segments are signed")),
             (16, "TCP_THIN_LINEAR_TIMEOUTS", Anchors),
             (17, "TCP_THIN_DUPACK", Anchors),
-            (18, "TCP_USER_TIMEOUT", NoCompanionUnlessZero("the kernel would see nothing wait")),
+            (18, "TCP_USER_TIMEOUT", BetweenHostsUnlessZero("the kernel would see nothing wait")),
             (19, "TCP_REPAIR", NoCompanion("the kernel takes the stream over")),
             (20, "TCP_REPAIR_QUEUE", NoCompanion("the kernel takes the stream over")),
             (21, "TCP_QUEUE_SEQ", NoCompanion("the kernel takes the stream over")),

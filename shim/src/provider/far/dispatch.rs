@@ -73,17 +73,19 @@ impl Far {
         let mut any = false;
         // Most looks find nothing: no zeroes are written for those.
         let mut batch = [const { MaybeUninit::<Completion>::uninit() }; BATCH];
-        loop {
-            // SAFETY: this process's queue, and room for so many.
-            let count = unsafe { (self.provider.poll)(self.queue, batch.as_mut_ptr().cast(), BATCH as u32) };
-            let count = usize::try_from(count).unwrap_or(0);
-            for completion in batch.iter().take(count) {
-                // SAFETY: the first `count` were written.
-                self.take(&held, unsafe { completion.assume_init_ref() });
-            }
-            any |= count > 0;
-            if count < BATCH {
-                break;
+        for driver in self.drivers() {
+            loop {
+                // SAFETY: this process's queue, and room for so many.
+                let count = unsafe { (driver.provider.poll)(driver.queue, batch.as_mut_ptr().cast(), BATCH as u32) };
+                let count = usize::try_from(count).unwrap_or(0);
+                for completion in batch.iter().take(count) {
+                    // SAFETY: the first `count` were written.
+                    self.take(&held, unsafe { completion.assume_init_ref() });
+                }
+                any |= count > 0;
+                if count < BATCH {
+                    break;
+                }
             }
         }
         drop(held);

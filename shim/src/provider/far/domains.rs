@@ -8,7 +8,7 @@ use tandem_provider::{Address, Completion, Domain as Handle, PEER_PUTS, Share, k
 
 use super::dispatch::Named;
 use super::layout::{self, CHUNK, CHUNKS};
-use super::{Far, told};
+use super::{Driver, Far, told};
 
 /// Domains a process has at most.
 pub const MOST: usize = 64;
@@ -17,6 +17,7 @@ pub const MOST: usize = 64;
 pub struct Domain {
     host: u32,
     local: Address,
+    driver: &'static Driver,
     handle: *mut Handle,
     conns: u32,
     /// It makes no companions any more.
@@ -55,6 +56,7 @@ pub struct Domains {
 pub struct Place {
     pub number: u32,
     pub domain: usize,
+    pub driver: &'static Driver,
     pub handle: *mut Handle,
 }
 
@@ -107,22 +109,22 @@ impl Far {
 
 impl Domain {
     /// One companion less puts there.
-    fn forsake(&mut self, far: &Far, number: u32) {
+    fn forsake(&mut self, number: u32) {
         let Some(at) = self.remotes.iter().position(|known| known.number == number) else { return };
         let Some(known) = self.remotes.get_mut(at) else { return };
         known.conns -= 1;
         if known.conns == 0 {
             self.remotes.swap_remove(at);
             // SAFETY: a domain that is not closed, memory that no companion puts to any more.
-            unsafe { (far.provider.drop_share)(self.handle, number) };
+            unsafe { (self.driver.provider.drop_share)(self.handle, number) };
         }
     }
 }
 
 impl Domains {
     /// Room for a companion with that host, by the device that serves `local`: a domain and memory are ordered if need be.
-    pub fn claim(&mut self, far: &Far, host: u32, local: Address) -> Option<Place> {
-        let index = self.domain(far, host, local)?;
+    pub fn claim(&mut self, far: &Far, driver: &'static Driver, host: u32, local: Address) -> Option<Place> {
+        let index = self.domain(far, driver, host, local)?;
         let free = |chunk: &Chunk| chunk.domain == index && !chunk.closing && chunk.used != (1 << CHUNK) - 1;
         let healthy = |at: usize| far.chunk_told(at) & told::DEAD == 0;
         let known = self.chunks.iter().enumerate().find(|(at, chunk)| chunk.as_ref().is_some_and(free) && healthy(*at));
@@ -135,7 +137,7 @@ impl Domains {
         chunk.used |= 1 << bit;
         let domain = self.domains.get_mut(index)?.as_mut()?;
         domain.conns += 1;
-        Some(Place { number: at as u32 * CHUNK as u32 + bit, domain: index, handle: domain.handle })
+        Some(Place { number: at as u32 * CHUNK as u32 + bit, domain: index, driver, handle: domain.handle })
     }
 
     /// The companion there is closed, which has put to that memory of the other end's.
@@ -147,7 +149,7 @@ impl Domains {
         if let Some(Some(domain)) = self.domains.get_mut(place.domain) {
             domain.conns -= 1;
             if let Some(number) = remote {
-                domain.forsake(far, number);
+                domain.forsake(number);
             }
         }
         self.tidy(far);
@@ -176,7 +178,7 @@ impl Domains {
     }
 
     /// The number of the other end's memory, and its size.
-    pub fn adopt(&mut self, far: &Far, index: usize, share: &Share) -> Option<(u32, u64)> {
+    pub fn adopt(&mut self, index: usize, share: &Share) -> Option<(u32, u64)> {
         let domain = self.domains.get_mut(index)?.as_mut()?;
         if let Some(known) = domain.remotes.iter_mut().find(|known| known.share == *share) {
             known.conns += 1;
@@ -184,7 +186,7 @@ impl Domains {
         }
         let (mut number, mut bytes) = (0, 0);
         // SAFETY: a domain that is open, places of this frame.
-        let code = unsafe { (far.provider.adopt_share)(domain.handle, share, &mut number, &mut bytes) };
+        let code = unsafe { (domain.driver.provider.adopt_share)(domain.handle, share, &mut number, &mut bytes) };
         if code < 0 {
             return None;
         }
@@ -213,7 +215,7 @@ impl Domains {
             domain.stale |= bits & told::DEAD != 0;
             if domain.stale && domain.conns == 0 && !domain.closing {
                 // SAFETY: a domain without companions, not used again.
-                domain.closing = unsafe { (far.provider.close_domain)(domain.handle) } >= 0;
+                domain.closing = unsafe { (domain.driver.provider.close_domain)(domain.handle) } >= 0;
             }
         }
         self.tidy_chunks(far);
@@ -239,14 +241,17 @@ impl Domains {
             chunk.closing = true;
             for number in [chunk.landing, chunk.staging] {
                 // SAFETY: a domain that is open, memory of its that no companion has any more.
-                unsafe { (far.provider.release_memory)(domain.handle, number) };
+                unsafe { (domain.driver.provider.release_memory)(domain.handle, number) };
             }
         }
     }
 
-    fn domain(&mut self, far: &Far, host: u32, local: Address) -> Option<usize> {
+    fn domain(&mut self, far: &Far, driver: &'static Driver, host: u32, local: Address) -> Option<usize> {
         self.tidy(far);
-        let same = |domain: &Domain| domain.host == host && domain.local == local && !domain.stale && !domain.closing;
+        let same = |domain: &Domain| {
+            let way = domain.host == host && domain.local == local && std::ptr::eq(domain.driver, driver);
+            way && !domain.stale && !domain.closing
+        };
         if let Some(index) = self.domains.iter().position(|domain| domain.as_ref().is_some_and(same)) {
             return Some(index);
         }
@@ -257,11 +262,11 @@ impl Domains {
         let cookie = Named::Domain(index as u32).cookie();
         let mut handle = std::ptr::null_mut();
         // SAFETY: this process's queue, an address and a place of this frame.
-        let code = unsafe { (far.provider.open_domain)(far.queue, &local, cookie, &mut handle) };
+        let code = unsafe { (driver.provider.open_domain)(driver.queue, &local, cookie, &mut handle) };
         if code < 0 {
             return None;
         }
-        let fresh = Domain { host, local, handle, conns: 0, stale: false, closing: false, remotes: Vec::new() };
+        let fresh = Domain { host, local, driver, handle, conns: 0, stale: false, closing: false, remotes: Vec::new() };
         match self.domains.get_mut(index) {
             Some(place) => *place = Some(fresh),
             None => self.domains.push(Some(fresh)),
@@ -271,7 +276,7 @@ impl Domains {
 
     fn new_chunk(&mut self, far: &Far, domain: usize) -> Option<usize> {
         let at = self.chunks.iter().position(Option::is_none).unwrap_or(self.chunks.len());
-        let handle = self.domains.get(domain)?.as_ref()?.handle;
+        let &Domain { handle, driver, .. } = self.domains.get(domain)?.as_ref()?;
         if at >= CHUNKS {
             return None;
         }
@@ -280,7 +285,14 @@ impl Domains {
             let base = far.base.wrapping_add(from);
             // SAFETY: memory of ours, mapped for ever; a place of this frame.
             let code = unsafe {
-                (far.provider.register_memory)(handle, base.cast(), bytes as u64, rights, named.cookie(), &mut number)
+                (driver.provider.register_memory)(
+                    handle,
+                    base.cast(),
+                    bytes as u64,
+                    rights,
+                    named.cookie(),
+                    &mut number,
+                )
             };
             (code >= 0).then_some(number)
         };

@@ -10,6 +10,7 @@
 //! All of it is mapped once, shared with forked children, and virtual until it is used. Landing and staging are registered by the
 //! chunk, of connections with one peer host by one device.
 
+use tandem_protocol::ProviderName;
 use tandem_protocol::message::Blob;
 use tandem_protocol::pair::NEWS_WORDS;
 use tandem_provider::stream::{open, seal};
@@ -130,14 +131,19 @@ pub unsafe fn landed<const N: usize>(at: *const u8, record: Record) -> Option<[u
 
 /// What one end's switch tells the other's, around its provider's own words.
 pub struct Endpoint<'a> {
+    pub name: ProviderName,
     /// Where this connection's records are, from the start of the memory that is shared; its ring follows.
     pub landing: u64,
     pub share: Share,
     pub provider: &'a [u8],
 }
 
-const MAGIC: u32 = u32::from_le_bytes(*b"tsw2");
-const HEAD: usize = 16 + SHARE_BYTES;
+const MAGIC: u32 = u32::from_le_bytes(*b"tsw3");
+const NAME_AT: usize = 16 + SHARE_BYTES;
+const HEAD: usize = NAME_AT + ProviderName::BYTES;
+
+/// All that a provider may say goes through.
+const _: () = assert!(HEAD + tandem_provider::BLOB_BYTES <= Blob::BYTES);
 
 impl<'a> Endpoint<'a> {
     pub fn encode(&self) -> Option<Blob> {
@@ -146,12 +152,13 @@ impl<'a> Endpoint<'a> {
         bytes.get_mut(..4)?.copy_from_slice(&MAGIC.to_le_bytes());
         bytes.get_mut(4..8)?.copy_from_slice(&(RING as u32).to_le_bytes());
         bytes.get_mut(8..16)?.copy_from_slice(&self.landing.to_le_bytes());
-        bytes.get_mut(16..HEAD)?.copy_from_slice(&self.share.bytes);
+        bytes.get_mut(16..NAME_AT)?.copy_from_slice(&self.share.bytes);
+        bytes.get_mut(NAME_AT..HEAD)?.copy_from_slice(&self.name.bytes());
         bytes.get_mut(HEAD..length)?.copy_from_slice(self.provider);
         Blob::new(bytes.get(..length)?)
     }
 
-    /// `None`: of another version, or with rings of another size.
+    /// `None`: of another version, with rings of another size, or of a provider that cannot be.
     pub fn decode(bytes: &'a [u8]) -> Option<Endpoint<'a>> {
         let (head, provider) = bytes.split_at_checked(HEAD)?;
         let number = |at: usize| head.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
@@ -159,7 +166,8 @@ impl<'a> Endpoint<'a> {
             return None;
         }
         let landing = u64::from_le_bytes(head.get(8..16)?.try_into().ok()?);
-        Some(Endpoint { landing, share: Share { bytes: head.get(16..HEAD)?.try_into().ok()? }, provider })
+        let name = ProviderName::from_bytes(head.get(NAME_AT..HEAD)?.try_into().ok()?)?;
+        Some(Endpoint { name, landing, share: Share { bytes: head.get(16..NAME_AT)?.try_into().ok()? }, provider })
     }
 
     /// All of it lies in a memory of so many bytes.
@@ -186,10 +194,12 @@ mod tests {
 
     #[test]
     fn an_endpoint_survives_its_blob_and_nonsense_does_not() {
-        let own = Endpoint { landing: 0x2_1000, share: Share { bytes: [7; 40] }, provider: &[1, 2, 3] };
+        let name = ProviderName::new("mine").unwrap();
+        let own = Endpoint { name, landing: 0x2_1000, share: Share { bytes: [7; 40] }, provider: &[1, 2, 3] };
         let blob = own.encode().unwrap();
         let read = Endpoint::decode(blob.content()).unwrap();
-        assert_eq!((read.landing, read.share, read.provider), (0x2_1000, own.share, own.provider));
+        assert_eq!((read.name, read.landing), (name, 0x2_1000));
+        assert_eq!((read.share, read.provider), (own.share, own.provider));
         assert!(read.fits(0x2_1000 + LANDING as u64) && !read.fits(0x2_0fff + LANDING as u64));
         for cut in [0, 3, HEAD - 1] {
             assert!(Endpoint::decode(&blob.content()[..cut]).is_none());
@@ -199,6 +209,9 @@ mod tests {
             bytes[flipped] ^= 1;
             assert!(Endpoint::decode(&bytes).is_none(), "byte {flipped}");
         }
+        let mut bytes = blob.content().to_vec();
+        bytes[NAME_AT] = b'/';
+        assert!(Endpoint::decode(&bytes).is_none(), "no name");
         let far = Endpoint { landing: u64::MAX - 63, ..own };
         assert!(!far.fits(u64::MAX));
         assert!(Endpoint { provider: &[0; Blob::BYTES], ..own }.encode().is_none());

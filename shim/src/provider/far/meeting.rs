@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 
 use tandem_protocol::message::{CompanionRef, FarCompanion, FarRef, Message, SlotRef as Named};
 use tandem_protocol::{Addresses, Reason};
-use tandem_provider::{Address, Blob, Companion};
+use tandem_provider::{Address, Blob, Companion, Provider};
 
 use super::dispatch::{self, Seen};
 use super::domains::{Domains, Place};
 use super::layout::{self, Endpoint};
-use super::{Far, identity, told, words};
+use super::{Driver, Far, identity, told, words};
 use crate::slot::{SlotRef, Stage, flag};
 use crate::stream::{Port, Word};
 use crate::switch::{self, anchor};
@@ -87,12 +87,24 @@ pub fn hear(message: &Message, instance: u64, say: &Say<'_>) {
 
 /// policyd has found the other end.
 fn companion(found: &FarCompanion, instance: u64, say: &Say<'_>) {
-    if let Err(reason) = super::get().ok_or(Reason::NoProvider).and_then(|far| far.begin(found, instance)) {
+    if let Err(reason) = begin(found, instance) {
         say(&Message::FarUnable(found.far));
         if let Some(slot) = meet::slot_named(found.slot) {
             meet::settle(slot, reason);
         }
     }
+}
+
+fn begin(found: &FarCompanion, instance: u64) -> Result<(), Reason> {
+    let meeting = |slot: &SlotRef| slot.stage() == Stage::Meeting;
+    let slot = meet::slot_named(found.slot).filter(meeting).ok_or(Reason::Closed)?;
+    let fd = slot.descriptor();
+    // An end that one side has closed meanwhile, or that a forked process holds too, is no fault of the provider's.
+    let unsound = if slot.sole_holder() { Reason::NotEstablished } else { Reason::Forked };
+    let addresses = meet::addresses_of(fd).filter(|_| meet::still_sound(slot, fd)).ok_or(unsound)?;
+    let name = meet::provider_of(&addresses).ok_or(Reason::NoDevice)?;
+    let (far, driver) = super::get(name).ok_or(Reason::NoProvider)?;
+    far.begin(driver, slot, &addresses, found, instance)
 }
 
 fn endpoint(name: FarRef, blob: tandem_protocol::message::Blob, say: &Say<'_>) {
@@ -183,18 +195,20 @@ impl Book {
 
 /// Making one.
 impl Far {
-    fn begin(&self, found: &FarCompanion, instance: u64) -> Result<(), Reason> {
-        let meeting = |slot: &SlotRef| slot.stage() == Stage::Meeting;
-        let slot = meet::slot_named(found.slot).filter(meeting).ok_or(Reason::Closed)?;
+    fn begin(
+        &self,
+        driver: &'static Driver,
+        slot: SlotRef,
+        addresses: &Addresses,
+        found: &FarCompanion,
+        instance: u64,
+    ) -> Result<(), Reason> {
         let fd = slot.descriptor();
-        // An end that one side has closed meanwhile, or that a forked process holds too, is no fault of the provider's.
-        let unsound = if slot.sole_holder() { Reason::NotEstablished } else { Reason::Forked };
-        let addresses = meet::addresses_of(fd).filter(|_| meet::still_sound(slot, fd)).ok_or(unsound)?;
-        let (local, remote) = (address(&addresses, true), address(&addresses, false));
+        let (local, remote) = (address(addresses, true), address(addresses, false));
         // SAFETY: the channel's lock is held.
         let book = unsafe { &mut *self.book.get() };
         let own = Address { port: 0, ..local };
-        let place = book.domains.claim(self, found.far.host, own).ok_or(Reason::NoProvider)?;
+        let place = book.domains.claim(self, driver, found.far.host, own).ok_or(Reason::NoProvider)?;
         // Before it is made: another thread may be told at once that it is ready.
         self.clean(place.number, found.far, found.role, slot);
         let Some(handle) = self.make(place, &local, &remote, fd) else {
@@ -236,23 +250,26 @@ impl Far {
     /// Created, bound, with the application's options; its endpoint follows.
     fn make(&self, place: Place, local: &Address, remote: &Address, fd: RawFd) -> Option<*mut Companion> {
         let conn = self.conn(place.number)?;
+        let provider = place.driver.provider;
+        conn.driver.store(std::ptr::from_ref(place.driver).cast_mut(), Ordering::Relaxed);
         let serial = conn.serial.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         let cookie = dispatch::Named::Conn { number: place.number, serial }.cookie();
         let mut handle = std::ptr::null_mut();
         // SAFETY: a domain that is open or about to be, places of this frame.
-        let made = unsafe { (self.provider.create)(place.handle, cookie, &mut handle) };
+        let made = unsafe { (provider.create)(place.handle, cookie, &mut handle) };
         if made < 0 {
             return None;
         }
         // SAFETY: the companion just made, addresses of this frame.
-        let bound = unsafe { (self.provider.bind)(handle, local, remote) } >= 0;
+        let bound = unsafe { (provider.bind)(handle, local, remote) } >= 0;
         // SAFETY: as above.
-        let ready = bound && self.replay(handle, local.family, fd) && unsafe { (self.provider.prepare)(handle) } >= 0;
+        let ready =
+            bound && self.replay(provider, handle, local.family, fd) && unsafe { (provider.prepare)(handle) } >= 0;
         if !ready {
             // CLOSED will be told of a serial that is not used again.
             conn.serial.fetch_add(1, Ordering::AcqRel);
             // SAFETY: not used again.
-            unsafe { (self.provider.close)(handle) };
+            unsafe { (provider.close)(handle) };
             return None;
         }
         Some(handle)
@@ -260,7 +277,7 @@ impl Far {
 
     /// The options that mean something for packets other than the anchor's, as the kernel has them now. An IPv6 socket has those of both
     /// families, and its packets those of the connection's own: v4-mapped addresses are IPv4.
-    fn replay(&self, handle: *mut Companion, family: u16, fd: RawFd) -> bool {
+    fn replay(&self, provider: &Provider, handle: *mut Companion, family: u16, fd: RawFd) -> bool {
         const OPTIONS: [(i32, i32); 5] = [
             (libc::IPPROTO_IP, libc::IP_TOS),
             (libc::IPPROTO_IP, libc::IP_TTL),
@@ -272,7 +289,7 @@ impl Far {
         OPTIONS.into_iter().filter(|(level, _)| *level != other).all(|(level, name)| {
             let Some(value) = anchor::socket_option::<i32>(fd, level, name) else { return true };
             // SAFETY: a companion that is not prepared yet, a number of this frame.
-            let code = unsafe { (self.provider.set_option)(handle, level, name, (&raw const value).cast(), 4) };
+            let code = unsafe { (provider.set_option)(handle, level, name, (&raw const value).cast(), 4) };
             if code < 0 {
                 crate::log::info(format_args!("option {level}/{name} = {value}: the provider says errno {}", -code));
             }
@@ -391,16 +408,16 @@ impl Far {
     }
 
     fn introduce(&self, meeting: &mut Meeting, memory: (u32, u32), say: &Say<'_>) -> Result<(), Reason> {
-        let number = meeting.place.number;
+        let Place { number, driver, .. } = meeting.place;
         let mut share = tandem_provider::Share { bytes: [0; tandem_provider::SHARE_BYTES] };
         let mut own = Blob::EMPTY;
         // SAFETY: registered memory of a domain that is open, a companion that is ready, places of this frame.
         let fine = unsafe {
-            (self.provider.share)(meeting.place.handle, memory.0, &mut share) >= 0
-                && (self.provider.endpoint)(meeting.handle, &mut own) >= 0
+            (driver.provider.share)(meeting.place.handle, memory.0, &mut share) >= 0
+                && (driver.provider.endpoint)(meeting.handle, &mut own) >= 0
         };
         let content = own.content().filter(|_| fine).ok_or(Reason::NoProvider)?;
-        let endpoint = Endpoint { landing: layout::landing(number), share, provider: content };
+        let endpoint = Endpoint { name: driver.name, landing: layout::landing(number), share, provider: content };
         let blob = endpoint.encode().ok_or(Reason::NoProvider)?;
         if let Some(conn) = self.conn(number) {
             conn.staging.store(memory.1, Ordering::Relaxed);
@@ -417,7 +434,11 @@ impl Far {
         blob: &tandem_protocol::message::Blob,
     ) -> Result<(), Reason> {
         let theirs = Endpoint::decode(blob.content()).ok_or(Reason::PeerUnable)?;
-        let (remote, bytes) = domains.adopt(self, meeting.place.domain, &theirs.share).ok_or(Reason::PeerMisbehaved)?;
+        if theirs.name != meeting.place.driver.name {
+            crate::log::info(format_args!("the other end's provider is {}", theirs.name));
+            return Err(Reason::OtherProvider);
+        }
+        let (remote, bytes) = domains.adopt(meeting.place.domain, &theirs.share).ok_or(Reason::PeerMisbehaved)?;
         meeting.remote = Some(remote);
         if !theirs.fits(bytes) {
             return Err(Reason::PeerMisbehaved);
@@ -430,7 +451,7 @@ impl Far {
         peer.used = theirs.provider.len() as u32;
         peer.bytes.get_mut(..theirs.provider.len()).ok_or(Reason::PeerMisbehaved)?.copy_from_slice(theirs.provider);
         // SAFETY: a companion whose endpoint has been asked for, a blob of this frame.
-        let code = unsafe { (self.provider.connect)(meeting.handle, &peer) };
+        let code = unsafe { (meeting.place.driver.provider.connect)(meeting.handle, &peer) };
         meeting.life = Life::Connecting;
         if code < 0 { Err(Reason::PeerUnable) } else { Ok(()) }
     }
@@ -438,7 +459,7 @@ impl Far {
     fn attach(&self, meeting: &Meeting, slot: Option<SlotRef>) -> Result<(), Reason> {
         let (Some(slot), Some(pair)) = (slot, self.pair()) else { return Err(Reason::Closed) };
         let end = CompanionRef { pair: 0, conn: meeting.place.number, role: 0, id: meeting.far.id };
-        let native = self.describe(meeting.handle);
+        let native = describe(meeting);
         if let Some(family) = family::existing() {
             family.registry.set_native(slot.index as usize, &native);
         }
@@ -448,15 +469,16 @@ impl Far {
         crate::log::debug(format_args!("slot {}: {native}", slot.index));
         Ok(())
     }
+}
 
-    /// Both ends in the provider's own terms.
-    fn describe(&self, handle: *mut Companion) -> String {
-        let mut text = [0u8; 256];
-        // SAFETY: a companion that is connected, and room for so many bytes.
-        let count = unsafe { (self.provider.describe)(handle, text.as_mut_ptr().cast(), 256) };
-        let count = usize::try_from(count).unwrap_or(0);
-        String::from_utf8_lossy(text.get(..count).unwrap_or(&[])).into_owned()
-    }
+/// The provider's name, and both ends in its own terms.
+fn describe(meeting: &Meeting) -> String {
+    let driver = meeting.place.driver;
+    let mut text = [0u8; 256];
+    // SAFETY: a companion that is connected, and room for so many bytes.
+    let count = unsafe { (driver.provider.describe)(meeting.handle, text.as_mut_ptr().cast(), 256) };
+    let count = usize::try_from(count).unwrap_or(0);
+    format!("{} {}", driver.name, String::from_utf8_lossy(text.get(..count).unwrap_or(&[])))
 }
 
 /// Ending.
@@ -492,7 +514,7 @@ impl Far {
         meeting.closing = true;
         conn.companion.store(std::ptr::null_mut(), Ordering::Release);
         // SAFETY: not used again.
-        unsafe { (self.provider.close)(meeting.handle) };
+        unsafe { (meeting.place.driver.provider.close)(meeting.handle) };
     }
 
     fn end(&self, book: &mut Book, number: u32) {

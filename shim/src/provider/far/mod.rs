@@ -11,7 +11,7 @@
 //! | `stall.rs` | writers without room for too long |
 //! | `domains.rs` | devices and registered memory |
 //!
-//! There is one [`Far`] a process, with one queue. Nobody but callers of the application's drives it: each data call and each wait
+//! There is one [`Far`] a process, with one queue a provider ([`Driver`]). A connection is its provider's for life. Nobody but callers of the application's drives it: each data call and each wait
 //! looks what there is ([`tend`]), each sleeper sleeps on the queue's descriptor and on policyd's channel too ([`arm`], [`descriptors`]).
 //!
 //! Locks, in this order: policyd's channel's (`meeting`, `domains`), a slot's, `polling` (`dispatch`), a connection's `push`. A
@@ -29,6 +29,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use tandem_protocol::ProviderName;
 use tandem_provider::{Companion, Provider, Queue};
 
 use crate::lock::Lock;
@@ -41,14 +42,21 @@ use crate::{meet, sys};
 
 pub use layout::RING;
 
+/// A provider that this process uses, and its queue there. Never freed.
+pub(super) struct Driver {
+    name: ProviderName,
+    provider: &'static Provider,
+    queue: *mut Queue,
+    descriptor: RawFd,
+}
+
 /// This process's part in all companions between hosts.
 pub struct Far {
     owner: u32,
     base: *mut u8,
     pair: AtomicPtr<Pair>,
-    provider: &'static Provider,
-    queue: *mut Queue,
-    descriptor: RawFd,
+    /// By the plug-in's number; null: not used yet.
+    drivers: [AtomicPtr<Driver>; plugin::MOST],
     polling: Lock,
     /// Who spun has just seen what there is: the call that follows need not look once more.
     fresh: AtomicBool,
@@ -82,6 +90,8 @@ struct Conn {
     serial: AtomicU32,
     /// Puts may be made there; null before and afterwards.
     companion: AtomicPtr<Companion>,
+    /// Its provider.
+    driver: AtomicPtr<Driver>,
     /// What is there of the other end's memory.
     remote: AtomicU32,
     remote_at: AtomicU64,
@@ -142,59 +152,64 @@ pub fn existing() -> Option<&'static Far> {
     unsafe { FAR.load(Ordering::Acquire).as_ref() }
 }
 
-/// Made now if need be. Under the lock of policyd's channel.
-fn get() -> Option<&'static Far> {
-    if let Some(far) = existing().filter(|far| far.is_ours()) {
-        return Some(far);
+/// With this provider: made, and opened, now if need be. Under the lock of policyd's channel.
+fn get(name: ProviderName) -> Option<(&'static Far, &'static Driver)> {
+    let (number, provider) = plugin::get(name)?;
+    let ours = existing().filter(|far| far.is_ours());
+    if let Some(far) = ours
+        && let Some(driver) = far.driver(number)
+    {
+        return Some((far, driver));
     }
-    let provider = plugin::get()?;
     let mut queue = std::ptr::null_mut();
     // SAFETY: the provider's own context, a place of this frame.
     let opened = unsafe { (provider.open_queue)(provider.context, 0, &mut queue) };
     if opened < 0 {
-        crate::log::warn(format_args!("the provider's queue cannot be opened: errno {}", -opened));
+        crate::log::warn(format_args!("the queue of {name} cannot be opened: errno {}", -opened));
         return None;
     }
     // SAFETY: a queue that was just opened.
     let descriptor = unsafe { (provider.wake)(queue) };
-    let made = sys::map_shared(None, layout::BYTES, true).filter(|_| descriptor >= 0).and_then(|base| {
-        let far = Box::into_raw(Box::new(Far {
-            owner: sys::pid(),
-            base,
-            pair: AtomicPtr::new(std::ptr::null_mut()),
-            provider,
-            queue,
-            descriptor,
-            polling: Lock::new(),
-            fresh: AtomicBool::new(false),
-            todo: AtomicBool::new(false),
-            stall_at: AtomicU64::new(0),
-            domains: [const { AtomicU32::new(0) }; domains::MOST],
-            chunks: (0..layout::CHUNKS).map(|_| AtomicU32::new(0)).collect(),
-            conns: (0..layout::CONNS).map(|_| Conn::default()).collect(),
-            book: UnsafeCell::default(),
-        }));
-        let Some(pair) = local::enlist_far(far, base, base.wrapping_add(layout::news())) else {
-            // SAFETY: just made, and published nowhere.
-            unsafe {
-                drop(Box::from_raw(far));
-                sys::unmap(base, layout::BYTES);
-            }
-            return None;
-        };
-        // SAFETY: just leaked.
-        let far = unsafe { &*far };
-        far.pair.store(std::ptr::from_ref(pair).cast_mut(), Ordering::Release);
-        Some(far)
-    });
-    if made.is_none() {
+    let far = if descriptor >= 0 { ours.or_else(make) } else { None };
+    let Some(far) = far else {
         // SAFETY: a queue without domains, which nobody knows.
         unsafe { (provider.close_queue)(queue) };
-    }
-    if let Some(far) = made {
-        FAR.store(std::ptr::from_ref(far).cast_mut(), Ordering::Release);
-    }
-    made
+        return None;
+    };
+    let driver: &Driver = Box::leak(Box::new(Driver { name, provider, queue, descriptor }));
+    far.drivers.get(number)?.store(std::ptr::from_ref(driver).cast_mut(), Ordering::Release);
+    Some((far, driver))
+}
+
+fn make() -> Option<&'static Far> {
+    let base = sys::map_shared(None, layout::BYTES, true)?;
+    let far = Box::into_raw(Box::new(Far {
+        owner: sys::pid(),
+        base,
+        pair: AtomicPtr::new(std::ptr::null_mut()),
+        drivers: [const { AtomicPtr::new(std::ptr::null_mut()) }; plugin::MOST],
+        polling: Lock::new(),
+        fresh: AtomicBool::new(false),
+        todo: AtomicBool::new(false),
+        stall_at: AtomicU64::new(0),
+        domains: [const { AtomicU32::new(0) }; domains::MOST],
+        chunks: (0..layout::CHUNKS).map(|_| AtomicU32::new(0)).collect(),
+        conns: (0..layout::CONNS).map(|_| Conn::default()).collect(),
+        book: UnsafeCell::default(),
+    }));
+    let Some(pair) = local::enlist_far(far, base, base.wrapping_add(layout::news())) else {
+        // SAFETY: just made, and published nowhere.
+        unsafe {
+            drop(Box::from_raw(far));
+            sys::unmap(base, layout::BYTES);
+        }
+        return None;
+    };
+    // SAFETY: just leaked.
+    let far = unsafe { &*far };
+    far.pair.store(std::ptr::from_ref(pair).cast_mut(), Ordering::Release);
+    FAR.store(std::ptr::from_ref(far).cast_mut(), Ordering::Release);
+    Some(far)
 }
 
 /// In a forked child: what there is is the parent's. Connections that the child has too fail back when it uses them.
@@ -234,26 +249,39 @@ pub fn tend() {
 pub fn arm() {
     let Some(far) = existing() else { return };
     if let Some(_inside) = enter().filter(|_| far.is_ours()) {
-        // SAFETY: this process's queue.
-        unsafe { (far.provider.arm)(far.queue) };
+        far.arm();
     }
     far.fresh.store(false, Ordering::Relaxed);
     far.tend();
 }
 
-/// What sleepers sleep on, beside their own: the queue's descriptor and policyd's channel; -1 where there is none.
-pub fn descriptors() -> [RawFd; 2] {
-    existing().filter(|far| far.is_ours()).map_or([-1; 2], |far| [far.descriptor, meet::channel_descriptor()])
+/// Places in what [`descriptors`] gives.
+pub const DESCRIPTORS: usize = plugin::MOST + 1;
+
+/// What sleepers sleep on, beside their own: the queues' descriptors, and last policyd's channel; -1 where there is none.
+pub fn descriptors() -> [RawFd; DESCRIPTORS] {
+    let mut all = [-1; DESCRIPTORS];
+    if let Some(far) = existing().filter(|far| far.is_ours()) {
+        all.iter_mut().zip(far.drivers()).for_each(|(place, driver)| *place = driver.descriptor);
+        if let Some(last) = all.last_mut() {
+            *last = meet::channel_descriptor();
+        }
+    }
+    all
 }
 
-/// The provider's thread ends, for a call that wants a process without a second one; it starts again afterwards.
+/// The providers' threads end, for a call that wants a process without a second one; they start again afterwards.
 pub fn without_thread<R>(call: impl FnOnce() -> R) -> R {
     let Some(far) = existing().filter(|far| far.is_ours()) else { return call() };
-    // SAFETY: the provider's own context.
-    unsafe { (far.provider.stop)(far.provider.context) };
+    for driver in far.drivers() {
+        // SAFETY: the provider's own context.
+        unsafe { (driver.provider.stop)(driver.provider.context) };
+    }
     let result = call();
-    // SAFETY: as above.
-    unsafe { (far.provider.start)(far.provider.context) };
+    for driver in far.drivers() {
+        // SAFETY: as above.
+        unsafe { (driver.provider.start)(driver.provider.context) };
+    }
     result
 }
 
@@ -286,6 +314,26 @@ impl Far {
     #[inline]
     pub fn is_ours(&self) -> bool {
         self.owner == sys::pid()
+    }
+
+    fn driver(&self, number: usize) -> Option<&'static Driver> {
+        // SAFETY: null, or leaked.
+        unsafe { self.drivers.get(number)?.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Those that are used.
+    #[inline]
+    fn drivers(&self) -> impl Iterator<Item = &'static Driver> {
+        // SAFETY: null, or leaked.
+        self.drivers.iter().filter_map(|driver| unsafe { driver.load(Ordering::Acquire).as_ref() })
+    }
+
+    /// This thread is inside.
+    fn arm(&self) {
+        for driver in self.drivers() {
+            // SAFETY: this process's queue.
+            unsafe { (driver.provider.arm)(driver.queue) };
+        }
     }
 
     fn pair(&self) -> Option<&'static Pair> {

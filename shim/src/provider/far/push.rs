@@ -7,7 +7,7 @@ use tandem_provider::stream::note;
 use tandem_provider::{IMMEDIATE, NOTE_BITS, NOTIFY, PUT, Put, REPORT};
 
 use super::layout::{RECORDS, RING, Record, end, sealed, staged};
-use super::{Conn, Far, enter, told};
+use super::{Conn, Driver, Far, enter, told};
 use crate::stream::{LocalPort, Port, Word, stamped};
 use crate::{real, sys};
 
@@ -299,7 +299,11 @@ impl Far {
         loop {
             let companion = conn.companion.load(Ordering::Acquire);
             let Some(inside) = enter().filter(|_| !companion.is_null()) else { return Err(Stuck::Full) };
-            let code = call(self.provider, companion);
+            // SAFETY: a connection that has a companion has a provider, which is never freed.
+            let Some(driver) = (unsafe { conn.driver.load(Ordering::Relaxed).as_ref() }) else {
+                return Err(Stuck::Full);
+            };
+            let code = call(driver.provider, companion);
             drop(inside);
             match -code {
                 ..=0 => return Ok(()),
@@ -316,18 +320,18 @@ impl Far {
                 return Err(Stuck::Full);
             }
             self.poll();
-            self.pause();
+            self.pause(driver);
         }
     }
 
     /// Until something is told, or a moment.
-    fn pause(&self) {
+    fn pause(&self, driver: &Driver) {
         if let Some(_inside) = enter() {
             // SAFETY: this process's queue.
-            unsafe { (self.provider.arm)(self.queue) };
+            unsafe { (driver.provider.arm)(driver.queue) };
         }
         self.poll();
-        let mut entry = libc::pollfd { fd: self.descriptor, events: libc::POLLIN, revents: 0 };
+        let mut entry = libc::pollfd { fd: driver.descriptor, events: libc::POLLIN, revents: 0 };
         let time = sys::timespec(LOOK_NS);
         let no_mask = std::ptr::null::<libc::sigset_t>();
         // SAFETY: an entry and a time of this frame. The raw call: no cancellation point.
