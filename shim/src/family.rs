@@ -11,7 +11,7 @@ use tandem_protocol::board::Board;
 use tandem_protocol::registry::{Registry, Row};
 
 use crate::slot::Slot;
-use crate::{hidden, sys};
+use crate::{filter, hidden, stranger, sys};
 
 pub const SLOTS: usize = 65_536;
 pub const WAKES: usize = 1_024;
@@ -94,9 +94,10 @@ fn make() -> Option<&'static Family> {
 }
 
 fn build() -> Option<Family> {
-    if sys::space_is_limited() {
+    if !filter::permits() || sys::space_is_limited() {
         return None;
     }
+    stranger::start();
     let slots = sys::map_shared(None, SLOTS * size_of::<Slot>(), true)?.cast::<Slot>();
     let shared = sys::map_shared(None, size_of::<Shared>(), true)?.cast::<Shared>();
     let registry_file = sys::memfd(c"tandem-registry", Registry::BYTES)?;

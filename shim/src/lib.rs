@@ -28,6 +28,7 @@ mod startup;
 mod config;
 mod debug;
 mod family;
+mod filter;
 mod hidden;
 mod lock;
 mod log;

@@ -28,8 +28,11 @@ pub fn may_come() {
     SHARING.fetch_or(EVER, Ordering::Relaxed);
 }
 
-/// Start-up. Without memory the kernel is asked as ever.
+/// When there is something to lose. Without memory the kernel is asked as ever.
 pub fn start() {
+    if !MARK.load(Ordering::Relaxed).is_null() {
+        return;
+    }
     const PAGE: usize = 4096;
     // SAFETY: a fresh mapping of our own, where the kernel chooses.
     unsafe {

@@ -185,6 +185,14 @@ pub fn map_shared(fd: Option<RawFd>, bytes: usize, writable: bool) -> Option<*mu
     Some(at.cast())
 }
 
+/// A little memory that a forked child shares, by no call that has not loaded this library.
+pub fn map_plainly_shared(bytes: usize) -> Option<*mut u8> {
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping at an address the kernel chooses disturbs nothing.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, prot, flags, -1, 0) };
+    (at != libc::MAP_FAILED).then_some(at.cast())
+}
+
 /// # Safety
 /// Nothing may use the range any more.
 pub unsafe fn unmap(at: *mut u8, bytes: usize) {

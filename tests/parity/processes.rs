@@ -26,6 +26,14 @@ rows! {
     seccomp_before_the_connection => |pair| {
         pair("filtered").argument("before").passes("-").carried(Carried::Never).failing_back(&[])
     };
+    /// A container's filter, or a unit's.
+    a_filter_that_kills_for_memory_files => |pair| confined(pair, &["memfd_create"], Carried::Never);
+    a_filter_that_kills_for_events => |pair| confined(pair, &["eventfd2"], Carried::Never);
+    a_filter_that_kills_for_advice => |pair| confined(pair, &["madvise"], Carried::Never);
+    a_filter_that_kills_for_optional_calls => |pair| confined(pair, &["epoll_pwait2"], Carried::Never);
+    a_filter_that_refuses_memory_files => |pair| confined(pair, &["memfd_create", "1"], Carried::Never);
+    a_filter_that_refuses_optional_calls => |pair| confined(pair, &["io_setup", "1"], Carried::Yes);
+    a_filter_that_forbids_what_nobody_calls => |pair| confined(pair, &["swapon"], Carried::Yes);
     calls_in_a_handler_on_the_connection_it_interrupts => |pair| {
         pair("in_handler").argument("does_not").passes("0,w,w").failing_back(&[50])
     };
@@ -48,4 +56,10 @@ rows! {
     a_connection_that_came_with_the_program => |pair| {
         pair("activated").argument("relay").passes("0,3,3").carried(Carried::Never).failing_back(&[])
     };
+}
+
+fn confined<'a>(pair: impl Fn(&'a str) -> Pair<'a>, words: &[&str], carried: Carried) -> Pair<'a> {
+    let pair = pair("confined").passes("0,3,w,w").carried(carried);
+    let pair = words.iter().fold(pair, |pair, &word| pair.argument(word));
+    if carried == Carried::Never { pair.failing_back(&[]) } else { pair }
 }

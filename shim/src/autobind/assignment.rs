@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use tandem_protocol::Message;
 use tandem_protocol::assignment::{Arena, Decision, Why, is_never_bound};
 
-use crate::{config, debug, meet, real, sys};
+use crate::{config, debug, filter, meet, real, sys};
 
 /// How long the first socket waits for the answer.
 const PATIENCE_NS: u64 = 20_000_000;
@@ -144,7 +144,7 @@ fn wait() {
 /// A socket is made or connected: an occasion to see whether policyd is there by now.
 #[inline]
 pub fn occasion() {
-    if is_dormant() && sys::tick_ns() >= NEXT_TRY.load(Ordering::Relaxed) {
+    if is_dormant() && sys::tick_ns() >= NEXT_TRY.load(Ordering::Relaxed) && filter::permits() {
         DORMANT.store(false, Ordering::Relaxed);
     }
 }

@@ -58,6 +58,7 @@ pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> Outcome<c_int> {
 
 /// A listening socket that came from elsewhere (systemd, an exec): what it accepts is ours from the first byte.
 pub fn recognise(fd: RawFd) -> Option<SlotRef> {
+    family::get()?;
     let protocol = anchor::socket_option::<i32>(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)?;
     let domain = anchor::socket_option::<i32>(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)?;
     if protocol != libc::IPPROTO_TCP || !matches!(domain, libc::AF_INET | libc::AF_INET6) {

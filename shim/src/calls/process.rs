@@ -64,7 +64,6 @@ pub fn credentials_changed() {
 /// Start-up's last step.
 pub fn start() {
     sys::refresh_pid();
-    stranger::start();
     config::read_environment();
     super::environment::find_ourselves();
 }
@@ -111,7 +110,7 @@ fn leave_all(reason: Reason) {
 
 /// The program is about to filter its own system calls: one of ours that the filter does not name might be its end. From now on there
 /// are none, for this process and its children.
-fn retire() {
+pub fn retire() {
     assignment::forbid();
     leave_all(Reason::Seccomp);
     epoll::retire();
