@@ -163,7 +163,7 @@ impl Pair {
     pub fn port(&self, conn: u32, writer: u8) -> Option<LocalPort<'static>> {
         let writer = writer & 1;
         let mut at = pair::control_offset(conn)? + usize::from(writer) * size_of::<Words>();
-        let mut small = small_ring(writer, conn)?;
+        let (mut first, mut small) = (first_ring(writer, conn)?, small_ring(writer, conn)?);
         let mut big = Slots {
             first: pair::big_ring_offset(writer, 0)? as u64,
             size: pair::BIG_RING_BYTES as u64,
@@ -172,10 +172,10 @@ impl Pair {
         if self.is_far() {
             // Between hosts the direction that we write is role 0's.
             (at, small) = far::place(conn, writer != 0)?;
-            big.count = 0;
+            (first, big.count) = (Place::NONE, 0);
         }
         // SAFETY: all offsets lie in the mapping, which is never unmapped; Words is atomics only, and aligned there.
-        Some(unsafe { LocalPort::new(&*self.base.add(at).cast::<Words>(), self.base, small, big) })
+        Some(unsafe { LocalPort::new(&*self.base.add(at).cast::<Words>(), self.base, first, small, big) })
     }
 
     /// Makes our half of a connection's words this companion's: whatever a predecessor left is gone before the id that
@@ -419,7 +419,12 @@ pub fn signal(fd: RawFd) {
 /// Wake 0 of this process: the one every sleeper listens to.
 pub static WAKE0: AtomicI32 = AtomicI32::new(-1);
 
-/// The ring that `writer`'s direction of a connection has from birth.
+/// The ring that `writer`'s direction of a connection begins in.
+fn first_ring(writer: u8, conn: u32) -> Option<Place> {
+    Some(Place::new(pair::first_ring_offset(writer, conn)? as u64, pair::FIRST_RING_BYTES as u64))
+}
+
+/// The larger one that it has, too.
 pub fn small_ring(writer: u8, conn: u32) -> Option<Place> {
     Some(Place::new(pair::small_ring_offset(writer, conn)? as u64, pair::SMALL_RING_BYTES as u64))
 }

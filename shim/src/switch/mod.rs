@@ -293,7 +293,7 @@ fn answer_offer(conn: &Conn, side: &mut SendGuard<'_>, hold: Option<&epoll::Hold
     let facts = WriterFacts {
         offset: slot.accepted(),
         may_take,
-        place: conn.out.small(),
+        place: conn.out.first(),
         travels: conn.pair.is_far(),
         for_good: conn.leaves_for_good(),
         reader_gone: may_take && anchor::peer_gone(anchor::look(conn)),
