@@ -9,7 +9,7 @@ use super::collect::collect;
 use super::nested;
 use super::outer::{TAG_NEST, TAG_POLICYD, TAG_PROVIDER, TAG_SET, TAG_WAKE, TAG_WAKE0};
 use super::set::{self, Set};
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome};
 use crate::provider::far;
 use crate::slot::flag;
 use crate::switch::ready;
@@ -278,9 +278,11 @@ fn take_news(set: &Set, limit: Option<u64>, mask: *const sigset_t) -> Result<(),
     Ok(())
 }
 
-/// Whether libc has epoll_pwait2 (glibc 2.35); the kernel may lack it still, and then says ENOSYS.
+/// 0: not known.
+static HAS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+/// Whether libc has epoll_pwait2 (glibc 2.35). The kernel may lack it still (Linux 5.11), and then says ENOSYS: see below.
 fn has_fine_wait() -> bool {
-    static HAS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     match HAS.load(Ordering::Relaxed) {
         0 => {
             let has = real::present::epoll_pwait2();
@@ -299,7 +301,11 @@ fn real_wait(epfd: RawFd, out: &mut [epoll_event], limit_ns: Option<u64>, mask: 
     {
         let time = sys::timespec(ns);
         // SAFETY: room for `max` events, a time on this frame, the caller's mask.
-        return unsafe { real::epoll_pwait2(epfd, out.as_mut_ptr(), max, &time, mask) };
+        let n = unsafe { real::epoll_pwait2(epfd, out.as_mut_ptr(), max, &time, mask) };
+        if n >= 0 || outcome::errno() != libc::ENOSYS {
+            return n;
+        }
+        HAS.store(1, Ordering::Relaxed);
     }
     let ms = limit_ns.map_or(-1, |ns| ns.div_ceil(1_000_000).min(c_int::MAX as u64) as c_int);
     // SAFETY: as above.
