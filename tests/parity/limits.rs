@@ -134,6 +134,23 @@ fn kilobytes(pid: u32, file: &str, name: &str) -> u64 {
     line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
 }
 
+/// A place in the tables that the family shares is another child's when the one that had it is gone: there are 256 for peers, and 1,024
+/// for who sleeps.
+#[test]
+fn a_server_that_forks_for_each_connection_goes_on_being_carried() {
+    const TEST: &str = "a_server_that_forks_for_each_connection_goes_on_being_carried";
+    const COUNT: u64 = 1_300;
+    let (scratch, policyd) = (Scratch::new(), Policyd::start());
+    let launch = Launch::new("forks", program("forks")).args([&COUNT.to_string(), "60"]);
+    launch.preload(policyd.as_ref()).run(&scratch, Duration::from_secs(120)).succeeded();
+    let Some(policyd) = policyd else { return };
+    let status = policyd.status();
+    assert!(status.carried > COUNT * 2 * 9 / 10, "{}", status.whole);
+    let mut proof = Proof::new(TEST);
+    proof.fact(status.witness());
+    proof.print();
+}
+
 /// At its limit a program gets as many connections as natively, and the same error. Where the hard limit is no higher, and may not be
 /// raised (CAP_SYS_RESOURCE), so few descriptors are the program's alone, and nothing is carried.
 #[test]
