@@ -30,7 +30,10 @@ pub struct Shared {
     taken: [AtomicU64; SLOTS / 64],
     /// Which process owns a wake id (0: nobody yet).
     pub wake_owner: [AtomicU32; WAKES],
+    /// One past the highest place of a pair ever used; whose each is (0: nobody's); how many conns of it were ever used.
     pub next_pair: AtomicU32,
+    pub pair_owner: [AtomicU32; PAIRS],
+    pub conns_used: [AtomicU32; PAIRS],
     /// Big rings in use, per pair: this side's half of the pair's memory.
     pub big_rings: [[AtomicU64; BIG_RING_WORDS]; PAIRS],
     /// Of closed connections, by their number in the pair: a big ring that the peer may still be reading.

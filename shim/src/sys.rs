@@ -161,18 +161,24 @@ pub fn space_is_limited() -> bool {
 
 /// Maps `bytes` of a memory file (or anonymous shared memory where `fd` is `None`), never dumped into a core file.
 pub fn map_shared(fd: Option<RawFd>, bytes: usize, writable: bool) -> Option<*mut u8> {
+    map_shared_at(None, fd, bytes, writable)
+}
+
+/// The same, in the place of a mapping of ours that has as many bytes.
+pub fn map_shared_at(at: Option<*mut u8>, fd: Option<RawFd>, bytes: usize, writable: bool) -> Option<*mut u8> {
     if crate::debug::fault(crate::debug::Fault::Mmap) {
         return None;
     }
     let prot = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
     let anonymous = if fd.is_some() { 0 } else { libc::MAP_ANONYMOUS };
-    // SAFETY: a new mapping at an address the kernel chooses disturbs nothing.
+    let fixed = if at.is_some() { libc::MAP_FIXED } else { 0 };
+    // SAFETY: a new mapping at an address the kernel chooses, or where one of ours stands, disturbs nothing.
     let at = unsafe {
         libc::mmap(
-            std::ptr::null_mut(),
+            at.unwrap_or(std::ptr::null_mut()).cast(),
             bytes,
             prot,
-            libc::MAP_SHARED | libc::MAP_NORESERVE | anonymous,
+            libc::MAP_SHARED | libc::MAP_NORESERVE | anonymous | fixed,
             fd.unwrap_or(-1),
             0,
         )

@@ -60,18 +60,26 @@ impl Wake {
         }
         let family = family::get()?;
         let me = sys::pid();
-        let id = family
-            .shared
-            .wake_owner
-            .iter()
-            .position(|owner| owner.compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed).is_ok())?;
+        let owners = &family.shared.wake_owner;
+        let take =
+            |owner: &AtomicU32, from| owner.compare_exchange(from, me, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        // One that is nobody's, or that a forked child had which is gone.
+        let id = owners.iter().position(|owner| take(owner, 0)).or_else(|| {
+            owners.iter().position(|owner| {
+                let had = owner.load(Ordering::Acquire);
+                !sys::process_alive(had) && take(owner, had)
+            })
+        })?;
         let Some(fd) = eventfd() else {
             if let Some(owner) = family.shared.wake_owner.get(id) {
                 owner.store(0, Ordering::Release);
             }
             return None;
         };
-        family.board.entry(id as u32)?.bind.fetch_add(1, Ordering::AcqRel);
+        let entry = family.board.entry(id as u32)?;
+        entry.bind.fetch_add(1, Ordering::AcqRel);
+        // Its owner may have died asleep.
+        entry.sleep.fetch_add(entry.sleep.load(Ordering::Relaxed) & 1, Ordering::AcqRel);
         if let Some(mine) = MINE.get(id) {
             mine.store(fd + 1, Ordering::Release);
         }

@@ -1,5 +1,6 @@
 //! One row in all ways.
 
+use std::env;
 use std::fmt::Write;
 use std::fs;
 use std::net::TcpListener;
@@ -99,7 +100,9 @@ fn way(name: &str, row: &Row, scratch: &Scratch, way: Way) -> (Seen, Option<Poli
         logs(row, scratch)
     );
     let client = launch("client", row.client, scratch, &ports).preload(way.for_client(&policyd));
-    let client = client.run(scratch, CLIENT_WITHIN);
+    // By hand: more of it.
+    let client = client
+        .run(scratch, if env::var_os("TANDEM_MATRIX_ROWS").is_some() { 8 * CLIENT_WITHIN } else { CLIENT_WITHIN });
     // The last started leans on those before it.
     let mut ends = Vec::new();
     while let Some(mut server) = servers.pop() {

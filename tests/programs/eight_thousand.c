@@ -1,7 +1,7 @@
 /* Many connections between two processes, held open.
  *
- *   eight_thousand server FOLDER LIMIT              echoes; LIMIT: its descriptors
- *   eight_thousand client FOLDER LIMIT COUNT        COUNT connections, warm; then as many more as it gets
+ *   eight_thousand server FOLDER LIMIT              echoes; LIMIT: its descriptors, by both limits, or (`300soft`) by the soft one
+ *   eight_thousand client FOLDER LIMIT[soft] COUNT  COUNT connections, warm; then as many more as it gets
  *
  * In FOLDER: `port` by the server; the client exchanges something on all until there is `carried`, says `warm` and waits for `go`. Then each connection exchanges
  * once more, and the client opens connections until it gets no more, and says how many and why. */
@@ -81,7 +81,10 @@ static int fds[MOST];
 int main(int argc, char **argv)
 {
     if (argc < 4) return 2;
-    struct rlimit limit = { atoi(argv[3]), atoi(argv[3]) };
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit)) die("getrlimit");
+    limit.rlim_cur = atoi(argv[3]);
+    if (!strstr(argv[3], "soft")) limit.rlim_max = limit.rlim_cur;
     if (setrlimit(RLIMIT_NOFILE, &limit)) die("setrlimit");
     if (!strcmp(argv[1], "server")) serve(argv[2]);
     int port, count = atoi(argv[4]);

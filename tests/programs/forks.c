@@ -1,5 +1,5 @@
-/* A server that forks for each connection, as PostgreSQL does: serves CONNECTIONS one after the other, exchanges 8 messages with
- * each, and says how many page faults a child had. */
+/* A server that forks for each connection, as PostgreSQL does: serves CONNECTIONS one after the other, exchanges 8 MESSAGES (or
+ * so many) with each, and says how many page faults a child had. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -11,11 +11,12 @@
 
 #define CHECK(it) ((it) ? (void)0 : (perror(#it), exit(1)))
 
-enum { MESSAGES = 8, SIZE = 64 };
+enum { SIZE = 64 };
 
+static int messages = 8;
 static void talk(int fd, int first) {
     char bytes[SIZE] = {0};
-    for (int i = 0; i < MESSAGES; i++) {
+    for (int i = 0; i < messages; i++) {
         if (first)
             CHECK(send(fd, bytes, SIZE, 0) == SIZE);
         CHECK(recv(fd, bytes, SIZE, MSG_WAITALL) == SIZE);
@@ -26,6 +27,7 @@ static void talk(int fd, int first) {
 
 int main(int count, char **words) {
     int connections = count > 1 ? atoi(words[1]) : 100;
+    if (count > 2) messages = atoi(words[2]);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     int listener = socket(AF_INET, SOCK_STREAM, 0);

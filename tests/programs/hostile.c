@@ -41,6 +41,8 @@
 #define BIG_AT (1032ul << 20)
 #define BIG (4ul << 20)
 #define NEWS_AT (17416ul << 20)
+#define FIRST_AT (NEWS_AT + 4096)
+#define FIRST 1024
 
 static double now(void)
 {
@@ -332,12 +334,14 @@ static void *scribble(void *argument)
                 *word = value(&dice, words, word);
                 scribbles++;
             }
+            if (roll(&dice) % 8 == 0) memset(base + FIRST_AT + conn * 2 * FIRST + roll(&dice) % FIRST, (int)roll(&dice), FIRST);
             unsigned kind = roll(&dice) % 64;
             unsigned role = roll(&dice) % 2;
             if (kind < 6) ((_Atomic uint64_t *)(base + NEWS_AT))[roll(&dice) % 256] = roll(&dice);
             if (kind == 7) memset(base + SMALL_AT + role * SMALL * CONNS + conn * SMALL, (int)roll(&dice), 4096);
             if (kind == 8) madvise(base + SMALL_AT + role * SMALL * CONNS + conn * SMALL, SMALL, MADV_REMOVE);
             if (kind == 9) madvise(base + BIG_AT + (roll(&dice) % 4) * BIG, BIG, MADV_REMOVE);
+            if (kind == 11) madvise(base + FIRST_AT + (conn & ~1ul) * 2 * FIRST, 4096, MADV_REMOVE);
             if (kind == 10) madvise(base + (conn & ~3ul) * CONTROL, 4096, MADV_REMOVE);
             nap_us(gently ? 3000 + roll(&dice) % 5000 : roll(&dice) % 1500);
         }

@@ -2,6 +2,7 @@
 //! every step. Rules: every byte right, no failure that TCP would not give, nothing on stdout or stderr.
 
 mod faults;
+mod soak;
 
 use std::fs;
 use std::path::PathBuf;
@@ -71,8 +72,12 @@ impl Torture {
     }
 
     fn server(&self) -> (Running, String) {
-        let path = self.scratch.file("port");
-        let server = self.start("server", &["server", path.to_str().expect("a plain path")]);
+        self.server_called("server")
+    }
+
+    fn server_called(&self, name: &str) -> (Running, String) {
+        let path = self.scratch.file(&format!("{name}.port"));
+        let server = self.start(name, &["server", path.to_str().expect("a plain path")]);
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             if let Ok(port) = fs::read_to_string(&path) {

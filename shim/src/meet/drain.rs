@@ -40,7 +40,7 @@ pub fn drain(instance: u64, what: Drain) {
 
 fn is_of_pair(slot: SlotRef, instance: u64, id: u32) -> bool {
     let pair = local::pair(slot.pair.load(Ordering::Acquire).wrapping_sub(1));
-    slot.is_attached() && pair.is_some_and(|pair| !pair.is_far() && pair.id == id && pair.instance == instance)
+    slot.is_attached() && pair.is_some_and(|pair| !pair.is_far() && pair.is(instance, id))
 }
 
 fn go_back(slot: SlotRef) {

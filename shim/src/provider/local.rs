@@ -3,9 +3,11 @@
 //!
 //! Everything in the mapping may be written by the peer at any time; only the stream's ports read it, word by word.
 
+mod reuse;
+
 use std::io::Write;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use tandem_protocol::board::Board;
 use tandem_protocol::pair;
@@ -16,25 +18,26 @@ use crate::family::{self, PAIRS, WAKES};
 use crate::stream::{LocalPort, Place, Port, Slots, Word, Words, news};
 use crate::{hidden, real, sys};
 
-/// One peer process, as this process sees it. Leaked when made; reused only by number.
+/// One peer process, as this process sees it. Leaked when made, and another one's when this one is gone: see `reuse`.
 pub struct Pair {
     /// policyd's number, for its messages.
-    pub id: u32,
-    /// policyd's start that made it: another policyd may use the number again.
-    pub instance: u64,
+    id: AtomicU32,
+    /// policyd's start that made it: another policyd may use the number again. 0: no pair stands here.
+    instance: AtomicU64,
     pub index: u32,
-    pub role: u8,
+    role: AtomicU8,
     /// Companions between hosts stand beside those of one host in the table: what drives them.
     far: *const Far,
     /// The process whose descriptors these are; its forked children have copies of those there were.
     owner: AtomicU32,
+    /// No connection has it since; 0: not known.
+    unused_since: AtomicU64,
     base: *mut u8,
-    /// One bit a conn: the peer sets it in ours, we in the peer's.
-    news: *const news::Bits,
-    peer_news: *const news::Bits,
-    peer_board: *const Board,
-    peer_wake0: RawFd,
-    channel: RawFd,
+    /// Between hosts: where our news stand. (One bit a conn: the peer sets it in ours, we in the peer's.)
+    far_news: *const news::Bits,
+    peer_board: *mut u8,
+    peer_wake0: AtomicI32,
+    channel: AtomicI32,
     /// Wake id of the peer -> {bind generation, descriptor + 1}, as far as it has been sent to us.
     peer_wakes: [AtomicU64; WAKES],
     /// Sleep value of the peer's wake id that this process has already answered.
@@ -66,7 +69,7 @@ pub fn pair(index: u32) -> Option<&'static Pair> {
 /// The pair that policyd calls `id`, as the end that has this role: a process may be its own peer.
 pub fn find(instance: u64, id: u32, role: u8) -> Option<&'static Pair> {
     let used = family::existing()?.shared.next_pair.load(Ordering::Relaxed);
-    (0..used).filter_map(pair).find(|p| p.id == id && p.instance == instance && p.role == role)
+    (0..used).filter_map(pair).find(|p| p.is(instance, id) && p.role() == role)
 }
 
 /// Maps a new pair. All descriptors in `parts` are consumed; `None` leaves nothing behind.
@@ -89,55 +92,52 @@ fn build(instance: u64, id: u32, role: u8, parts: &Parts) -> Option<&'static Pai
     if debug::fault(Fault::Pair) || sys::space_is_limited() {
         return None;
     }
-    let base = sys::map_shared(Some(parts.memory), pair::BYTES, true)?;
-    let Some(board) = sys::map_shared(Some(parts.board), Board::BYTES, false) else {
-        // SAFETY: mapped above, handed to nobody.
-        unsafe { sys::unmap(base, pair::BYTES) };
+    reuse::sweep();
+    let index = reuse::claim()?;
+    let made = map(index, parts);
+    let Some(made) = made else {
+        reuse::give_up(index);
         return None;
     };
-    let made = enlist(|fresh| {
-        fresh.id = id;
-        fresh.instance = instance;
-        fresh.role = role;
-        fresh.base = base;
-        let news = |role: u8| pair::news_offset(role & 1).map_or(std::ptr::null(), |at| base.wrapping_add(at).cast());
-        (fresh.news, fresh.peer_news) = (news(role), news(role ^ 1));
-        fresh.peer_board = board.cast();
-        fresh.peer_wake0 = parts.wake0;
-        fresh.channel = parts.channel;
-    });
-    if made.is_none() {
-        // SAFETY: both mapped above, handed to nobody.
-        unsafe {
-            sys::unmap(base, pair::BYTES);
-            sys::unmap(board, Board::BYTES);
+    made.close_descriptors();
+    made.peer_wake0.store(parts.wake0, Ordering::Relaxed);
+    made.channel.store(parts.channel, Ordering::Relaxed);
+    made.id.store(id, Ordering::Relaxed);
+    made.role.store(role, Ordering::Relaxed);
+    made.unused_since.store(0, Ordering::Relaxed);
+    made.owner.store(sys::pid(), Ordering::Relaxed);
+    made.instance.store(instance, Ordering::Release);
+    Some(made)
+}
+
+/// The record at this place, and its mappings: where those of a pair that is gone stood, if there was one.
+fn map(index: u32, parts: &Parts) -> Option<&'static Pair> {
+    let before = pair(index).filter(|before| !before.is_far());
+    let at = before.map(|before| (before.base, before.peer_board));
+    let base = sys::map_shared_at(at.map(|at| at.0), Some(parts.memory), pair::BYTES, true)?;
+    let Some(board) = sys::map_shared_at(at.map(|at| at.1), Some(parts.board), Board::BYTES, false) else {
+        if before.is_none() {
+            // SAFETY: mapped above, handed to nobody.
+            unsafe { sys::unmap(base, pair::BYTES) };
         }
-    }
-    made
+        return None;
+    };
+    before.or_else(|| enlist(index, |fresh| (fresh.base, fresh.peer_board) = (base, board)))
 }
 
 /// Companions between hosts: the memory that `far` drives, as a pair of this process with all of them. It lives for ever.
 pub fn enlist_far(far: *const Far, base: *mut u8, news: *mut u8) -> Option<&'static Pair> {
-    enlist(|fresh| {
-        fresh.far = far;
-        fresh.base = base;
-        fresh.news = news.cast();
-        (fresh.peer_wake0, fresh.channel) = (-1, -1);
-    })
+    enlist(reuse::claim()?, |fresh| (fresh.far, fresh.base, fresh.far_news) = (far, base, news.cast()))
 }
 
-/// A new pair in the table; `None`: it is full.
-fn enlist(fill: impl FnOnce(&mut Pair)) -> Option<&'static Pair> {
-    let shared = family::existing()?.shared;
-    let index = shared.next_pair.fetch_add(1, Ordering::Relaxed);
-    let Some(place) = TABLE.get(index as usize) else {
-        shared.next_pair.fetch_sub(1, Ordering::Relaxed);
-        return None;
-    };
+/// A new record in the table.
+fn enlist(index: u32, fill: impl FnOnce(&mut Pair)) -> Option<&'static Pair> {
+    let place = TABLE.get(index as usize)?;
     // SAFETY: zeroed is a valid Pair (null pointers, zero atomics); the fields are set before it is published.
     let mut fresh: Box<Pair> = unsafe { Box::new_zeroed().assume_init() };
     fresh.index = index;
     fresh.owner = AtomicU32::new(sys::pid());
+    (fresh.peer_wake0, fresh.channel) = (AtomicI32::new(-1), AtomicI32::new(-1));
     fill(&mut fresh);
     let fresh = Box::into_raw(fresh);
     place.store(fresh, Ordering::Release);
@@ -146,6 +146,25 @@ fn enlist(fill: impl FnOnce(&mut Pair)) -> Option<&'static Pair> {
 }
 
 impl Pair {
+    /// What policyd calls so.
+    pub fn is(&self, instance: u64, id: u32) -> bool {
+        self.instance.load(Ordering::Relaxed) == instance && self.id.load(Ordering::Relaxed) == id
+    }
+
+    pub fn id(&self) -> u32 {
+        self.id.load(Ordering::Relaxed)
+    }
+
+    pub fn instance(&self) -> u64 {
+        self.instance.load(Ordering::Relaxed)
+    }
+
+    /// Which of the two we are.
+    #[inline(always)]
+    pub fn role(&self) -> u8 {
+        self.role.load(Ordering::Relaxed)
+    }
+
     /// What drives these companions, if they are between hosts.
     #[inline]
     pub fn far(&self) -> Option<&'static Far> {
@@ -163,7 +182,7 @@ impl Pair {
     pub fn port(&self, conn: u32, writer: u8) -> Option<LocalPort<'static>> {
         let writer = writer & 1;
         let mut at = pair::control_offset(conn)? + usize::from(writer) * size_of::<Words>();
-        let mut small = small_ring(writer, conn)?;
+        let (mut first, mut small) = (first_ring(writer, conn)?, small_ring(writer, conn)?);
         let mut big = Slots {
             first: pair::big_ring_offset(writer, 0)? as u64,
             size: pair::BIG_RING_BYTES as u64,
@@ -172,16 +191,21 @@ impl Pair {
         if self.is_far() {
             // Between hosts the direction that we write is role 0's.
             (at, small) = far::place(conn, writer != 0)?;
-            big.count = 0;
+            (first, big.count) = (Place::NONE, 0);
         }
         // SAFETY: all offsets lie in the mapping, which is never unmapped; Words is atomics only, and aligned there.
-        Some(unsafe { LocalPort::new(&*self.base.add(at).cast::<Words>(), self.base, small, big) })
+        Some(unsafe { LocalPort::new(&*self.base.add(at).cast::<Words>(), self.base, first, small, big) })
     }
 
     /// Makes our half of a connection's words this companion's: whatever a predecessor left is gone before the id that
     /// makes them valid is there.
     pub fn initialise(&self, conn: u32, id: u64) {
-        let (Some(out), Some(inward)) = (self.port(conn, self.role), self.port(conn, self.role ^ 1)) else { return };
+        let (Some(out), Some(inward)) = (self.port(conn, self.role()), self.port(conn, self.role() ^ 1)) else {
+            return;
+        };
+        if let Some(conns) = family::existing().and_then(|family| family.shared.conns_used.get(self.index as usize)) {
+            conns.fetch_max(conn + 1, Ordering::Relaxed);
+        }
         let held = family::existing().and_then(|f| f.shared.held_rings.get(self.index as usize)?.get(conn as usize));
         if let Some(word @ 1..) = held.map(|h| h.swap(0, Ordering::AcqRel)) {
             self.release(Place::from_word(word));
@@ -207,7 +231,7 @@ impl Pair {
                 match word.compare_exchange_weak(seen, seen | 1 << bit, Ordering::AcqRel, Ordering::Relaxed) {
                     Ok(_) => {
                         let number = at as u32 * 64 + bit;
-                        let offset = pair::big_ring_offset(self.role, number)?;
+                        let offset = pair::big_ring_offset(self.role(), number)?;
                         return Some(Place::new(offset as u64, pair::BIG_RING_BYTES as u64));
                     }
                     Err(now) => seen = now,
@@ -219,7 +243,7 @@ impl Pair {
 
     /// Gives a big ring back, and its pages to the kernel; a small one stays the connection's.
     pub fn release(&self, place: Place) {
-        let first = pair::big_ring_offset(self.role, 0).unwrap_or(usize::MAX);
+        let first = pair::big_ring_offset(self.role(), 0).unwrap_or(usize::MAX);
         let Some(from) =
             (place.offset() as usize).checked_sub(first).filter(|_| place.size() == pair::BIG_RING_BYTES as u64)
         else {
@@ -251,9 +275,7 @@ impl Pair {
     /// Tells the peer's epoll sets that this conn is to be looked at. True: the bit was not set yet; see [`news::tell`].
     #[inline]
     pub fn tell_news(&self, conn: u32) -> bool {
-        // SAFETY: NEWS_WORDS words stand there, in a mapping that is never unmapped, and aligned.
-        let words = unsafe { std::slice::from_raw_parts(self.peer_news, pair::NEWS_WORDS) };
-        news::tell(words, conn)
+        news::tell(self.news_of(self.role() ^ 1), conn)
     }
 
     /// Conns of `mask` in word `at` that the peer has news of; they are cleared, and looked at afterwards.
@@ -275,15 +297,22 @@ impl Pair {
 
     #[inline]
     fn own_news(&self) -> &[news::Bits] {
-        // SAFETY: as in `tell_news`.
-        unsafe { std::slice::from_raw_parts(self.news, pair::NEWS_WORDS) }
+        self.news_of(self.role())
+    }
+
+    #[inline]
+    fn news_of(&self, role: u8) -> &[news::Bits] {
+        let own = pair::news_offset(role & 1).map_or(self.far_news, |at| self.base.wrapping_add(at).cast());
+        let words = if self.far_news.is_null() { own } else { self.far_news };
+        // SAFETY: NEWS_WORDS words stand there, in a mapping that is never unmapped, and aligned.
+        unsafe { std::slice::from_raw_parts(words, pair::NEWS_WORDS) }
     }
 
     /// See [`Pair::wake`].
     #[inline]
     pub fn sleeps(&self, id: u32) -> bool {
         // SAFETY: the board stays mapped for the life of the process.
-        let board = unsafe { &*self.peer_board };
+        let board = unsafe { &*self.peer_board.cast::<Board>() };
         board.entry(id).is_some_and(|entry| entry.sleep.load(Ordering::Acquire) & 1 != 0)
     }
 
@@ -292,7 +321,7 @@ impl Pair {
     #[inline]
     pub fn wake(&self, id: u32) {
         // SAFETY: the board stays mapped for the life of the process.
-        let board = unsafe { &*self.peer_board };
+        let board = unsafe { &*self.peer_board.cast::<Board>() };
         let Some(entry) = board.entry(id) else { return };
         let sleep = entry.sleep.load(Ordering::Acquire);
         if sleep & 1 != 0 {
@@ -306,7 +335,7 @@ impl Pair {
         if woken.swap(sleep, Ordering::Relaxed) == sleep {
             return;
         }
-        let fd = self.peer_wake(id, bind).unwrap_or(self.peer_wake0);
+        let fd = self.peer_wake(id, bind).unwrap_or_else(|| self.peer_wake0.load(Ordering::Relaxed));
         signal(fd);
     }
 
@@ -356,12 +385,12 @@ impl Pair {
         let mut text = [0u8; 8];
         text[..4].copy_from_slice(&id.to_le_bytes());
         text[4..].copy_from_slice(&bind.to_le_bytes());
-        crate::meet::packet::send(self.channel, &text, &[fd])
+        crate::meet::packet::send(self.channel.load(Ordering::Relaxed), &text, &[fd])
     }
 
     fn drain_channel(&self) {
         let mut text = [0u8; 16];
-        while let Some(packet) = crate::meet::packet::receive(self.channel, &mut text) {
+        while let Some(packet) = crate::meet::packet::receive(self.channel.load(Ordering::Relaxed), &mut text) {
             let (id, bind) = (word(&text, 0), word(&text, 4));
             let mut fds = packet.fds();
             let fd = fds.next().and_then(hidden::hide);
@@ -419,7 +448,12 @@ pub fn signal(fd: RawFd) {
 /// Wake 0 of this process: the one every sleeper listens to.
 pub static WAKE0: AtomicI32 = AtomicI32::new(-1);
 
-/// The ring that `writer`'s direction of a connection has from birth.
+/// The ring that `writer`'s direction of a connection begins in.
+fn first_ring(writer: u8, conn: u32) -> Option<Place> {
+    Some(Place::new(pair::first_ring_offset(writer, conn)? as u64, pair::FIRST_RING_BYTES as u64))
+}
+
+/// The larger one that it has, too.
 pub fn small_ring(writer: u8, conn: u32) -> Option<Place> {
     Some(Place::new(pair::small_ring_offset(writer, conn)? as u64, pair::SMALL_RING_BYTES as u64))
 }

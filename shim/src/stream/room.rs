@@ -44,6 +44,27 @@ impl Writer {
         self.state == WState::Ring && apart && port.admits(place) && self.may_publish() && self.publish(port, place)
     }
 
+    /// As [`Writer::grow`], and takes what is unread along, so that it may grow again before the reader has come that far. A reader that
+    /// looks at the old place finds the same bytes there; this epoch never comes back to it.
+    pub fn move_to<P: Port>(&mut self, port: &P, place: Place) -> bool {
+        self.look(port);
+        let unread = self.written - self.consumed;
+        let fits = place != self.current.place && port.admits(place) && unread <= place.size();
+        if self.state != WState::Ring || !fits || !self.may_publish() {
+            return false;
+        }
+        let (from, to) = (self.current, Geometry { start: self.consumed, place });
+        let mut at = self.consumed;
+        while at < self.written {
+            let run = from.run(at, self.written - at);
+            let into = to.run(at, run.len);
+            // SAFETY: both lie in admitted places, which are two; `into` begins its region, so it has no seam before its size.
+            unsafe { port.copy_in(into.offset, port.pointer(run.offset), into.len as usize) };
+            at += into.len;
+        }
+        self.publish_from(port, to)
+    }
+
     #[cold]
     #[inline(never)]
     pub(super) fn rewind<P: Port>(&mut self, port: &P) {
@@ -112,6 +133,11 @@ impl Writer {
 
     /// The next geometry starts at `written`. False while more places were left than were collected.
     pub(super) fn publish<P: Port>(&mut self, port: &P, place: Place) -> bool {
+        self.publish_from(port, Geometry { start: self.written, place })
+    }
+
+    fn publish_from<P: Port>(&mut self, port: &P, next: Geometry) -> bool {
+        let place = next.place;
         self.let_go();
         if self.current.place != place && self.freed.iter().all(|freed| !freed.is_none() && *freed != place) {
             return false;
@@ -122,7 +148,7 @@ impl Writer {
             }
         }
         self.previous = self.current;
-        self.current = Geometry { start: self.written, place };
+        self.current = next;
         self.number += 1;
         geometry::publish(port, self.number, self.current);
         self.let_go();

@@ -287,20 +287,27 @@ impl Slots {
 pub struct LocalPort<'a> {
     words: &'a Words,
     base: *mut u8,
+    first: Place,
     small: Place,
     big: Slots,
 }
 
 impl<'a> LocalPort<'a> {
-    /// `small` is the connection's own ring in this direction, `big` those its writer may grow into.
+    /// `first` and `small` are the connection's own rings in this direction (NONE: it has no first one), `big` those its writer may grow
+    /// into.
     ///
     /// # Safety
-    /// `small` and all of `big`, counted from `base`, stay mapped readable and writable for `'a`.
-    pub const unsafe fn new(words: &'a Words, base: *mut u8, small: Place, big: Slots) -> Self {
-        LocalPort { words, base, small, big }
+    /// `first`, `small` and all of `big`, counted from `base`, stay mapped readable and writable for `'a`.
+    pub const unsafe fn new(words: &'a Words, base: *mut u8, first: Place, small: Place, big: Slots) -> Self {
+        LocalPort { words, base, first, small, big }
     }
 
-    /// The ring that every direction has from birth.
+    /// The ring that a direction begins in.
+    pub const fn first(&self) -> Place {
+        if self.first.is_none() { self.small } else { self.first }
+    }
+
+    /// The larger one that every direction has.
     pub const fn small(&self) -> Place {
         self.small
     }
@@ -325,7 +332,7 @@ impl Port for LocalPort<'_> {
     }
 
     fn admits(&self, place: Place) -> bool {
-        !place.is_none() && (place == self.small || self.big.hold(place))
+        !place.is_none() && (place == self.small || place == self.first || self.big.hold(place))
     }
 
     #[inline]

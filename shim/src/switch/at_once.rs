@@ -41,7 +41,7 @@ pub unsafe fn send(fd: RawFd, from: *const u8, len: usize, flags: c_int) -> Opti
         return None;
     }
     let (pair, number) = companion(slot)?;
-    let out = pair.port(number, pair.role)?;
+    let out = pair.port(number, pair.role())?;
     // Once a clock tick the whole way asks whether the peer lives; what it learnt lasts.
     let reads = out.load(Word::ReaderReady) == slot.companion_id.load(Ordering::Relaxed);
     if !reads || !anchor::is_well(slot, sys::tick_ns()) {
@@ -73,7 +73,7 @@ pub unsafe fn receive(fd: RawFd, to: *mut u8, len: usize, flags: c_int) -> Optio
         return None;
     }
     let (pair, number) = companion(slot)?;
-    let inward = pair.port(number, pair.role ^ 1)?;
+    let inward = pair.port(number, pair.role() ^ 1)?;
     if len >= ROOM {
         gather(slot, &inward, flags);
     }

@@ -66,7 +66,7 @@ impl Conn {
         if pair.is_far() {
             far::look_whose(slot, pair);
         }
-        let (out, inward) = (pair.port(conn, pair.role)?, pair.port(conn, pair.role ^ 1)?);
+        let (out, inward) = (pair.port(conn, pair.role())?, pair.port(conn, pair.role() ^ 1)?);
         Some(Conn { slot, fd, pair, number: conn, out, inward })
     }
 
@@ -293,7 +293,7 @@ fn answer_offer(conn: &Conn, side: &mut SendGuard<'_>, hold: Option<&epoll::Hold
     let facts = WriterFacts {
         offset: slot.accepted(),
         may_take,
-        place: conn.out.small(),
+        place: conn.out.first(),
         travels: conn.pair.is_far(),
         for_good: conn.leaves_for_good(),
         reader_gone: may_take && anchor::peer_gone(anchor::look(conn)),
@@ -399,10 +399,10 @@ pub fn detach(slot: SlotRef) {
         conn.pair.give_back(conn.slot.conn.load(Ordering::Relaxed), place, unread);
     }
     let end = CompanionRef {
-        pair: conn.pair.id,
+        pair: conn.pair.id(),
         conn: slot.conn.load(Ordering::Relaxed),
-        role: conn.pair.role,
+        role: conn.pair.role(),
         id: slot.companion_id.load(Ordering::Relaxed),
     };
-    meet::released(conn.pair.instance, end);
+    meet::released(conn.pair.instance(), end);
 }

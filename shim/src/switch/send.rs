@@ -271,10 +271,13 @@ fn disturb(conn: &Conn, side: &SendGuard<'_>) -> bool {
 #[cold]
 fn grow(conn: &Conn, side: &mut SendGuard<'_>, left: usize) -> bool {
     collect_places(conn, side);
-    let small = |place: crate::stream::Place| place.size() < tandem_protocol::pair::BIG_RING_BYTES as u64;
+    let largest = |place: crate::stream::Place| place.size() == tandem_protocol::pair::BIG_RING_BYTES as u64;
     let [current, ..] = side.writer.places();
-    if conn.pair.is_far() || !small(current) || !side.writer.want_growth(&conn.out, left) {
+    if conn.pair.is_far() || largest(current) || !side.writer.want_growth(&conn.out, left) {
         return false;
+    }
+    if current == conn.out.first() {
+        return side.writer.move_to(&conn.out, conn.out.small());
     }
     let Some(place) = conn.pair.claim_big() else { return false };
     if side.writer.grow(&conn.out, place) {

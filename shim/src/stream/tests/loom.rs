@@ -99,7 +99,7 @@ struct View<'a>(&'a Shared);
 impl View<'_> {
     fn words(&self) -> LocalPort<'_> {
         // SAFETY: this port's memory is never reached: the rings are cells.
-        unsafe { LocalPort::new(&self.0.words, std::ptr::null_mut(), SMALL, BIG) }
+        unsafe { LocalPort::new(&self.0.words, std::ptr::null_mut(), Place::NONE, SMALL, BIG) }
     }
 
     fn cell(&self, offset: u64) -> &UnsafeCell<u8> {

@@ -45,7 +45,7 @@ impl Scene {
 
     fn port(&self) -> LocalPort<'_> {
         // SAFETY: this port's memory is never reached: nothing is copied.
-        unsafe { LocalPort::new(&self.words, std::ptr::null_mut(), SMALL, BIG) }
+        unsafe { LocalPort::new(&self.words, std::ptr::null_mut(), Place::NONE, SMALL, BIG) }
     }
 
     fn sleeper(&self, id: u32) -> &Sleeper {

@@ -53,7 +53,7 @@ impl Shared {
     pub fn port(&self) -> LocalPort<'_> {
         let base = self.memory.as_ptr().cast_mut().cast();
         // SAFETY: the boxed cells hold both regions and live as long as `self`.
-        unsafe { LocalPort::new(&self.words, base, SMALL, BIG) }
+        unsafe { LocalPort::new(&self.words, base, Place::NONE, SMALL, BIG) }
     }
 }
 

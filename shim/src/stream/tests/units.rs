@@ -161,6 +161,27 @@ fn grows_while_old_bytes_are_unread_and_shrinks_again() {
     assert_eq!(pair.writer.retired(&pair.shared.port()), None);
 }
 
+/// What is unread goes along: the writer may grow again at once, wherever the reader stands.
+#[test]
+fn moves_with_what_is_unread_and_grows_at_once() {
+    let mut pair = Pair::switched(0);
+    assert_eq!(pair.write(3), 3);
+    assert_eq!(pair.receive(2), companion(2));
+    assert_eq!(pair.write(3), 3); // over the seam of four bytes
+    assert!(!pair.writer.move_to(&pair.shared.port(), SMALL));
+    assert!(pair.writer.move_to(&pair.shared.port(), big(1)));
+    assert_eq!(pair.writer.retired(&pair.shared.port()), Some(SMALL));
+    assert_eq!(pair.write(100), 60);
+    assert_eq!(pair.peek(100, 1), companion(63));
+    assert!(pair.writer.grow(&pair.shared.port(), big(0)));
+    assert_eq!(pair.write(10), 10);
+    assert_eq!(pair.receive(1), companion(1));
+    assert_eq!(pair.writer.unconsumed(&pair.shared.port()), 73);
+    assert_eq!(pair.receive(100), companion(73));
+    assert_eq!(pair.writer.retired(&pair.shared.port()), Some(big(1)));
+    assert_eq!(pair.writer.retired(&pair.shared.port()), None);
+}
+
 #[test]
 fn places_that_nobody_collects_stop_the_moving() {
     let mut pair = Pair::switched(0);
