@@ -317,7 +317,7 @@ impl Known {
         let slot = self.slot(dice, end);
         self.sends = dice.below(3);
         // Long enough for what is sent to come, on a busy machine too.
-        let time = if self.sends > 0 { 150 } else { 20 };
+        let time = if self.sends > 0 { 400 } else { 20 };
         let kind = dice.below(5);
         self.takes_what_comes = kind == 4;
         if self.takes_what_comes {

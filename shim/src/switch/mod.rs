@@ -296,7 +296,8 @@ fn answer_offer(conn: &Conn, side: &mut SendGuard<'_>, hold: Option<&epoll::Hold
         place: conn.out.first(),
         travels: conn.pair.is_far(),
         for_good: conn.leaves_for_good(),
-        reader_gone: may_take && anchor::peer_gone(anchor::look(conn)),
+        // One that has shut both ways since it offered: what it gets now its kernel shall answer.
+        reader_gone: may_take && (anchor::peer_gone(anchor::look(conn)) || conn.peer_reads_no_more()),
         ..WriterFacts::default()
     };
     side.writer.set_limit(slot.limit.load(Ordering::Relaxed));

@@ -197,6 +197,9 @@ fn by_kernel(slot: SlotRef, fd: RawFd, peek: bool, native: &mut impl FnMut() -> 
             }
         }
         slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
+        if matches!(result, Err(libc::ECONNRESET)) {
+            slot.raise(flag::RESET_TOLD);
+        }
         if matches!(result, Ok(1..)) && !peek {
             meet::has_moved(slot, fd, Way::In);
         }

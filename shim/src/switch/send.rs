@@ -133,6 +133,9 @@ fn by_kernel(slot: SlotRef, fd: RawFd, source: &mut impl Source) -> Option<Resul
             // Who waits for an edge is owed one, whichever way the direction goes meanwhile.
             slot.no_space.fetch_add(1, Ordering::SeqCst);
         }
+        if matches!(result, Err(libc::ECONNRESET)) {
+            slot.raise(flag::RESET_TOLD);
+        }
         if let Ok(n @ 1..) = result {
             let all = slot.tx_tcp.fetch_add(n as u64, Ordering::AcqRel) + n as u64;
             if let Some(family) = family::existing() {

@@ -9,6 +9,7 @@ use crate::slot::{self, SlotRef};
 use crate::stream::{LocalPort, Port, Writer};
 use crate::switch::receive::{self, Sink};
 use crate::switch::send::{self, Source};
+use crate::switch::{Conn, anchor};
 use crate::{fd_table, real, sys};
 
 /// What one call moves at most where it copies: a pipe holds that by default.
@@ -53,6 +54,13 @@ fn into_pipe(
 ) -> Result<usize, i32> {
     // The pipe is looked at first, as the kernel does it.
     await_pipe(out, libc::POLLOUT, no_wait)?;
+    if let Some(conn) = Conn::of(slot, input) {
+        receive::attend(&conn);
+    }
+    if anchor::at_mark(input) {
+        // No splice goes past an urgent byte: the kernel moves nothing, and knows what to say.
+        return usize::try_from(native(size)).map_err(|_| sys::errno());
+    }
     let room = if waiting(out) == 0 { capacity(out).unwrap_or(PAGE).min(MOST) } else { PAGE };
     let mut bytes = vec![0u8; size.min(room)];
     let place = [iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }];
@@ -151,7 +159,7 @@ fn waiting(pipe: RawFd) -> usize {
 
 /// Until the pipe is ready, or has lost its other end, which the kernel's own call then says.
 fn await_pipe(pipe: RawFd, events: i16, no_wait: bool) -> Result<(), i32> {
-    let no_wait = no_wait || crate::switch::anchor::has_no_wait(pipe);
+    let no_wait = no_wait || anchor::has_no_wait(pipe);
     let mut entry = libc::pollfd { fd: pipe, events, revents: 0 };
     // SAFETY: one entry.
     match unsafe { real::poll(&mut entry, 1, if no_wait { 0 } else { -1 }) } {
