@@ -286,6 +286,27 @@ mod tests {
     }
 
     #[test]
+    fn over_infiniband_an_interface_is_found_by_its_ports_gid() {
+        let folder = std::env::temp_dir().join(format!("tandem-ib-{}", std::process::id()));
+        fs::create_dir_all(folder.join("gids")).unwrap();
+        let gid = "fe80::2:c903:0:1491";
+        for (file, text) in [("state", "4: ACTIVE"), ("link_layer", "InfiniBand"), ("gids/0", gid)] {
+            fs::write(folder.join(file), format!("{text}\n")).unwrap();
+        }
+        let port = PortFolder { device: "mlx4_0", number: 1, folder: folder.clone() };
+        let of = |text: &str| Some(text.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        let [mine, other] = [four_bytes([10, 1, 0, 1]), four_bytes([10, 9, 9, 9])];
+        let interfaces = [
+            Interface { gid: of(gid), addresses: vec![mine] },
+            Interface { gid: of("fe80::2:c903:0:1500"), addresses: vec![other] },
+        ];
+        let served = port.served(&interfaces, Depth::Whole);
+        let all: Vec<_> = served.iter().map(|served| (served.address, served.port, Some(served.gid))).collect();
+        assert_eq!(all, [(mine, 1, of(gid))]);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn a_gid_is_an_address() {
         let mapped: std::net::Ipv6Addr = "::ffff:10.0.0.1".parse().unwrap();
         assert_eq!(of_gid(&mapped.octets()), Some(four_bytes([10, 0, 0, 1])));

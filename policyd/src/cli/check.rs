@@ -141,7 +141,7 @@ fn device(root: &Path) -> Finding {
             "load the adapter's driver, or make a software one: rdma link add rxe0 type rxe netdev eth0",
         ))
     } else if served.is_empty() {
-        let remedy = "bring its port up, and give its network interface an address (RoCE v2)";
+        let remedy = "bring its port up, and give its network interface an address (RoCE v2, IPoIB)";
         Err((format!("{}: no address is served", devices.join(", ")), remedy))
     } else {
         Ok(served.iter().map(|s| format!("{} by {}", s.address, s.by())).collect::<Vec<_>>().join(", "))

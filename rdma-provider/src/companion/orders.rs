@@ -167,13 +167,12 @@ impl Companion {
 
 pub(super) fn path(inner: &Inner, own: &Endpoint, peer: &Endpoint, addresses: (&Address, &Address)) -> Path {
     let (timeout, retries) = inner.options.timeout();
-    let same_subnet = own.gid.first_chunk::<8>() == peer.gid.first_chunk::<8>();
     Path {
         port: inner.source.port,
         gid_index: inner.source.index,
         peer_gid: peer.gid,
         peer_lid: peer.lid,
-        global: own.ethernet || !same_subnet,
+        global: is_global(own, peer),
         mtu: u32::from(own.mtu.min(peer.mtu)),
         peer_pair: peer.pair,
         own_sequence: own.sequence,
@@ -186,6 +185,12 @@ pub(super) fn path(inner: &Inner, own: &Endpoint, peer: &Endpoint, addresses: (&
         fetches_out: own.fetches_out.min(peer.fetches_in),
         fetches_in: own.fetches_in.min(peer.fetches_out),
     }
+}
+
+/// By GID: always on Ethernet; on InfiniBand where a router leads to another subnet (the first half of a GID), and where a port has no LID.
+fn is_global(own: &Endpoint, peer: &Endpoint) -> bool {
+    let same_subnet = own.gid.first_chunk::<8>() == peer.gid.first_chunk::<8>();
+    own.ethernet || !same_subnet || own.lid == 0 || peer.lid == 0
 }
 
 /// The connection's ports, as far as RDMA has something like them: devices make the UDP source port of it, by which networks
@@ -201,4 +206,38 @@ fn random() -> Result<u32> {
     // SAFETY: four bytes of this frame.
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     if got == 4 { Ok(u32::from_ne_bytes(bytes)) } else { Err(errors::last()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(gid: &str, lid: u16, ethernet: bool) -> Endpoint {
+        let none = Address::default();
+        let gid = gid.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        Endpoint {
+            pair: 17,
+            sequence: 1,
+            gid,
+            lid,
+            ethernet,
+            mtu: 5,
+            window: 8,
+            fetches_in: 1,
+            fetches_out: 1,
+            control: 4096,
+            control_key: 7,
+            local: none,
+            remote: none,
+        }
+    }
+
+    #[test]
+    fn within_an_infiniband_subnet_the_way_is_by_lid() {
+        let own = end("fe80::2:c903:0:1491", 4, false);
+        assert!(!is_global(&own, &end("fe80::2:c903:0:1492", 9, false)));
+        assert!(is_global(&own, &end("fec0:0:0:1:2:c903:0:1492", 9, false)), "another subnet");
+        assert!(is_global(&own, &end("fe80::2:c903:0:1492", 0, false)), "no LID");
+        assert!(is_global(&end("::ffff:10.0.0.1", 0, true), &end("::ffff:10.0.0.2", 0, true)), "Ethernet");
+    }
 }

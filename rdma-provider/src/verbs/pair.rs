@@ -113,20 +113,7 @@ impl Pair {
 
     fn ready_to_receive(&self, path: &Path) -> Result<()> {
         use sys::ibv_qp_attr_mask as mask;
-        let mut to = attributes(sys::ibv_qp_state::IBV_QPS_RTR);
-        to.path_mtu = path.mtu;
-        to.dest_qp_num = path.peer_pair;
-        to.rq_psn = path.peer_sequence;
-        to.max_dest_rd_atomic = path.fetches_in;
-        to.min_rnr_timer = RECEIVE_TIMER;
-        to.ah_attr.port_num = path.port;
-        to.ah_attr.dlid = path.peer_lid;
-        to.ah_attr.is_global = u8::from(path.global);
-        to.ah_attr.grh.dgid.raw = path.peer_gid;
-        to.ah_attr.grh.sgid_index = path.gid_index;
-        to.ah_attr.grh.flow_label = path.flow_label;
-        to.ah_attr.grh.hop_limit = path.hop_limit;
-        to.ah_attr.grh.traffic_class = path.traffic_class;
+        let to = receiving(path);
         self.modify(
             to,
             mask::IBV_QP_STATE
@@ -240,9 +227,69 @@ fn create(domain: &Domain, completions: &Completions, receives: &Receives, depth
     Ok(Pair { raw, inline: wish.cap.max_inline_data, depth: wish.cap.max_send_wr.min(depth) })
 }
 
+/// What RTR needs. By LID the GIDs are not looked at.
+fn receiving(path: &Path) -> sys::ibv_qp_attr {
+    let mut to = attributes(sys::ibv_qp_state::IBV_QPS_RTR);
+    to.path_mtu = path.mtu;
+    to.dest_qp_num = path.peer_pair;
+    to.rq_psn = path.peer_sequence;
+    to.max_dest_rd_atomic = path.fetches_in;
+    to.min_rnr_timer = RECEIVE_TIMER;
+    to.ah_attr.port_num = path.port;
+    to.ah_attr.dlid = path.peer_lid;
+    to.ah_attr.is_global = u8::from(path.global);
+    to.ah_attr.grh.dgid.raw = path.peer_gid;
+    to.ah_attr.grh.sgid_index = path.gid_index;
+    to.ah_attr.grh.flow_label = path.flow_label;
+    to.ah_attr.grh.hop_limit = path.hop_limit;
+    to.ah_attr.grh.traffic_class = path.traffic_class;
+    to
+}
+
 fn attributes(state: sys::ibv_qp_state::Type) -> sys::ibv_qp_attr {
     // SAFETY: zeroes are valid, and what a mask does not name is not read.
     let mut attributes: sys::ibv_qp_attr = unsafe { std::mem::zeroed() };
     attributes.qp_state = state;
     attributes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(global: bool) -> Path {
+        Path {
+            port: 2,
+            gid_index: 3,
+            peer_gid: [9; 16],
+            peer_lid: 0x1234,
+            global,
+            mtu: 4,
+            peer_pair: 77,
+            own_sequence: 1,
+            peer_sequence: 2,
+            traffic_class: 0xb8,
+            hop_limit: 7,
+            flow_label: 5,
+            timeout: 14,
+            retries: 6,
+            fetches_out: 1,
+            fetches_in: 1,
+        }
+    }
+
+    #[test]
+    fn ready_to_receive_is_by_lid_on_infiniband_and_by_gid_elsewhere() {
+        for global in [false, true] {
+            let to = receiving(&path(global));
+            assert_eq!((to.ah_attr.dlid, to.ah_attr.is_global, to.ah_attr.port_num), (0x1234, u8::from(global), 2));
+            assert_eq!((to.dest_qp_num, to.rq_psn, to.path_mtu), (77, 2, 4));
+            // SAFETY: set above, in this form.
+            assert_eq!(unsafe { to.ah_attr.grh.dgid.raw }, [9; 16]);
+            assert_eq!(
+                (to.ah_attr.grh.sgid_index, to.ah_attr.grh.hop_limit, to.ah_attr.grh.traffic_class),
+                (3, 7, 0xb8)
+            );
+        }
+    }
 }

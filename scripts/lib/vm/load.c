@@ -246,6 +246,17 @@ static void connects(const struct sockaddr_in *to, size_t count)
     printf("%.2f %.2f\n", took[count / 2], took[count - 1]);
 }
 
+/* One connection after the other, each for as long as a warm-up takes. */
+static void meets(const struct sockaddr_in *to, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        int fd = connected(to);
+        warm_up(fd);
+        close(fd);
+    }
+    printf("%zu\n", count);
+}
+
 int main(int count, char **words)
 {
     const char *what = count > 3 ? words[1] : "";
@@ -260,7 +271,9 @@ int main(int count, char **words)
         idle(connected(&at), strtod(words[4], NULL));
     else if (count == 5 && strcmp(what, "connect") == 0)
         connects(&at, strtoull(words[4], NULL, 10));
+    else if (count == 5 && strcmp(what, "meet") == 0)
+        meets(&at, strtoull(words[4], NULL, 10));
     else
-        return fprintf(stderr, "usage: load serve|trips|stream|idle|connect ADDRESS PORT ...\n"), 2;
+        return fprintf(stderr, "usage: load serve|trips|stream|idle|connect|meet ADDRESS PORT ...\n"), 2;
     return 0;
 }

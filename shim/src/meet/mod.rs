@@ -189,7 +189,7 @@ fn ask(slot: SlotRef, fd: RawFd, calls: u32) {
     let Ok(mut held) = channel::hold() else { return };
     let Some(addresses) = identify(slot, fd) else { return };
     let message = claim(slot, fd, addresses);
-    slot.asked_at.store(now, Ordering::Relaxed);
+    slot.asked_at.store(sys::now_ns(), Ordering::Relaxed);
     if !examination::permit(slot, fd) || !slot.advance(Stage::Counting, Stage::Meeting) {
         return;
     }

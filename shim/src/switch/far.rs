@@ -66,7 +66,11 @@ fn is_mute(conn: &Conn) -> bool {
 /// PROPOSED is over: the ring takes bytes.
 #[cold]
 pub fn arrived(conn: &Conn, offset: u64) {
-    crate::log::debug(format_args!("slot {}: writes by the companion from byte {offset}", conn.slot.index));
+    let micros = sys::now_ns().saturating_sub(conn.slot.asked_at.load(Ordering::Relaxed)) / 1_000;
+    let slot = conn.slot.index;
+    crate::log::debug(format_args!(
+        "slot {slot}: writes by the companion from byte {offset}, {micros} us after its meet"
+    ));
     super::carried_by(conn);
 }
 
