@@ -77,7 +77,7 @@ impl Soak {
         self.started += 1;
         let port = self.ports[self.roll(2) as usize].clone();
         let numbers = [self.torture.seed, first, count, parallel].map(|number| number.to_string());
-        let running = Launch::new(&format!("client{}", self.started % 64), program())
+        let running = Launch::new(&format!("client{}", self.started), program())
             .args(["client", &port, "--without-stop", "--seed", &numbers[0], "--first", &numbers[1]])
             .args(["--connections", &numbers[2], "--parallel", &numbers[3]])
             .preload(self.torture.policyd.as_ref())
@@ -174,8 +174,7 @@ fn soak() {
     ));
     proof.print();
     assert!(soak.started > 20 && soak.killed > 3 && (carried > 0 || native_only()), "too little happened");
-    for server in 0..2 {
-        let (before, after) = (seen[0][server], seen[3][server]);
+    for (server, (before, after)) in seen[0].into_iter().zip(seen[3]).enumerate() {
         let grown = |what: fn(&Has) -> usize, by: usize| what(&after) > what(&before) + by;
         assert!(
             !grown(|has| has.descriptors, 24) && !grown(|has| has.memfds, 12) && !grown(|has| has.mappings, 80),
