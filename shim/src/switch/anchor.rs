@@ -7,7 +7,7 @@ use libc::{c_void, iovec, msghdr, pollfd};
 
 use super::Conn;
 use crate::slot::{Slot, SlotRef, flag};
-use crate::stream::{TcpPut, TcpReceive, TcpSend, TcpTake, Word};
+use crate::stream::{Port, TcpPut, TcpReceive, TcpSend, TcpTake, Word};
 use crate::{real, sys};
 
 /// The TCP socket behind a number that is known to be current.
@@ -317,7 +317,9 @@ pub fn glance(conn: &Conn) -> u32 {
 /// The anchor was looked at in this clock tick, and the peer has not closed.
 #[inline]
 pub fn is_fresh(conn: &Conn, tick: u64) -> bool {
-    !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick
+    // Between hosts a peer that reads no more says so by its stream's end alone.
+    let ends = conn.peer_reads_no_more() || conn.pair.is_far() && conn.inward.load(Word::End) != 0;
+    !ends && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick
 }
 
 /// It was looked at in this clock tick, and it has said nothing of an end.
