@@ -82,7 +82,7 @@ pub fn manners() -> Vec<Manner> {
     all
 }
 
-fn every_case() -> Vec<Case> {
+pub fn every_case() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("calls/cases");
     let read = |name| fs::read_to_string(folder.join(name).with_extension("calls")).expect("a file of cases");
     let files = FILES.iter().flat_map(|name| parse(&read(name)));
@@ -118,23 +118,28 @@ fn deviates_again(manner: &Manner, case: &Case, native: &Transcript) -> bool {
 #[test]
 fn every_named_case_is_as_natively() {
     let natives = [Held::Apart, Held::Together, Held::Apart].map(Manner::natively);
-    compare("every_named_case_is_as_natively", natives, &manners(), KNOWN);
+    compare("every_named_case_is_as_natively", &every_case(), natives, &manners(), KNOWN);
 }
 
-/// All of them, in each of these manners.
+/// The cases in each of these manners.
 #[track_caller]
-pub fn compare(test: &'static str, natives: [Manner; 3], manners: &[Manner], known_ones: &[(&str, &str)]) {
+pub fn compare(
+    test: &'static str,
+    cases: &[Case],
+    natives: [Manner; 3],
+    manners: &[Manner],
+    known_ones: &[(&str, &str)],
+) {
     let known = |name: &str| known_ones.iter().any(|(known, ..)| *known == name);
-    let cases = every_case();
     let mut names: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
     names.sort_unstable();
     let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
     assert!(twice.is_empty(), "names that are there twice: {twice:?}");
-    let native = natively(&cases, natives);
+    let native = natively(cases, natives);
     let mut deviating: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut proof = Proof::new(test);
     for manner in manners {
-        let here = manner.run(&cases);
+        let here = manner.run(cases);
         let (mut same, mut pardoned) = (0, 0);
         for (at, case) in cases.iter().enumerate() {
             if native[at] == here.transcripts[at] {

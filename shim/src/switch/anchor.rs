@@ -7,7 +7,7 @@ use libc::{c_void, iovec, msghdr, pollfd};
 
 use super::Conn;
 use crate::slot::{Slot, SlotRef, flag};
-use crate::stream::{Port, TcpPut, TcpReceive, TcpSend, TcpTake, Word};
+use crate::stream::{TcpPut, TcpReceive, TcpSend, TcpTake, Word};
 use crate::{real, sys};
 
 /// The TCP socket behind a number that is known to be current.
@@ -314,12 +314,11 @@ pub fn glance(conn: &Conn) -> u32 {
     if is_fresh(conn, sys::tick_ns()) { conn.slot.anchor.load(Ordering::Acquire) } else { look(conn) }
 }
 
-/// The anchor was looked at in this clock tick, and the peer has not closed.
+/// The anchor was looked at in this clock tick, and the peer has not closed, which within a host its words tell at once.
 #[inline]
 pub fn is_fresh(conn: &Conn, tick: u64) -> bool {
-    // Between hosts a peer that reads no more says so by its stream's end alone.
-    let ends = conn.peer_reads_no_more() || conn.pair.is_far() && conn.inward.load(Word::End) != 0;
-    !ends && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick
+    // Between hosts nothing but the kernel tells that the peer reads no more.
+    !conn.pair.is_far() && !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick
 }
 
 /// It was looked at in this clock tick, and it has said nothing of an end.
