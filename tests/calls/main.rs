@@ -2,8 +2,10 @@
 //!
 //! - `schedule`, `runner`: what a case is; running cases in one of the ways (`programs/calls.c` carries them out)
 //! - `named`: the cases that have a name (`cases/*.calls`, and those that `matrix` makes), and the known deviations
+//! - `between`: both, with the ends on two hosts
 //! - `random`: cases out of `generate`, and what `shrink` makes of one that deviates
 
+mod between;
 mod generate;
 mod matrix;
 mod named;

@@ -15,7 +15,7 @@ use crate::schedule::{Case, parse};
 
 /// What is not as on kernel TCP, and stays so for now: the case's name, and why.
 /// Printed by the test, which fails when one no longer deviates. `generate` does not ask these.
-const KNOWN: &[(&str, &str)] = &[
+pub const KNOWN: &[(&str, &str)] = &[
     ("a set that is there at a fork is told what the parent adds", TWO_USERS),
     ("a set that is there at a fork is told what the child adds", TWO_USERS),
     ("an edge is told to one of two processes", TWO_USERS),
@@ -82,7 +82,7 @@ pub fn manners() -> Vec<Manner> {
     all
 }
 
-fn every_case() -> Vec<Case> {
+pub fn every_case() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("calls/cases");
     let read = |name| fs::read_to_string(folder.join(name).with_extension("calls")).expect("a file of cases");
     let files = FILES.iter().flat_map(|name| parse(&read(name)));
@@ -90,9 +90,8 @@ fn every_case() -> Vec<Case> {
 }
 
 /// What a case says natively: the same at all times, whoever holds the ends.
-fn natively(cases: &[Case]) -> Vec<Transcript> {
-    let [first, second, third] =
-        [Held::Apart, Held::Together, Held::Apart].map(|held| Manner::natively(held).run(cases).transcripts);
+fn natively(cases: &[Case], manners: [Manner; 3]) -> Vec<Transcript> {
+    let [first, second, third] = manners.map(|manner| manner.run(cases).transcripts);
     let mut uncertain = String::new();
     for (at, case) in cases.iter().enumerate() {
         for other in [&second[at], &third[at]] {
@@ -108,10 +107,6 @@ fn natively(cases: &[Case]) -> Vec<Transcript> {
     first
 }
 
-fn known(name: &str) -> bool {
-    KNOWN.iter().any(|(known, ..)| *known == name)
-}
-
 /// Alone, in one of two more runs. What a busy machine did to a case once is printed, and no more.
 fn deviates_again(manner: &Manner, case: &Case, native: &Transcript) -> bool {
     (0..2).any(|_| {
@@ -122,24 +117,36 @@ fn deviates_again(manner: &Manner, case: &Case, native: &Transcript) -> bool {
 
 #[test]
 fn every_named_case_is_as_natively() {
-    const TEST: &str = "every_named_case_is_as_natively";
-    let cases = every_case();
+    let natives = [Held::Apart, Held::Together, Held::Apart].map(Manner::natively);
+    compare("every_named_case_is_as_natively", &every_case(), natives, &manners(), KNOWN);
+}
+
+/// The cases in each of these manners.
+#[track_caller]
+pub fn compare(
+    test: &'static str,
+    cases: &[Case],
+    natives: [Manner; 3],
+    manners: &[Manner],
+    known_ones: &[(&str, &str)],
+) {
+    let known = |name: &str| known_ones.iter().any(|(known, ..)| *known == name);
     let mut names: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
     names.sort_unstable();
     let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
     assert!(twice.is_empty(), "names that are there twice: {twice:?}");
-    let native = natively(&cases);
+    let native = natively(cases, natives);
     let mut deviating: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    let mut proof = Proof::new(TEST);
-    for manner in manners() {
-        let here = manner.run(&cases);
+    let mut proof = Proof::new(test);
+    for manner in manners {
+        let here = manner.run(cases);
         let (mut same, mut pardoned) = (0, 0);
         for (at, case) in cases.iter().enumerate() {
             if native[at] == here.transcripts[at] {
                 same += 1;
-            } else if excused(&manner, case, &native[at], &here.transcripts[at]) {
+            } else if excused(manner, case, &native[at], &here.transcripts[at]) {
                 pardoned += 1;
-            } else if !known(&case.name) && !deviates_again(&manner, case, &native[at]) {
+            } else if !known(&case.name) && !deviates_again(manner, case, &native[at]) {
                 pardoned += 1;
                 let text = compared(&native[at], &here.transcripts[at]);
                 proof.fact(format!("once in three runs, {}, {}:\n{text}", manner.name(), case.name));
@@ -148,15 +155,12 @@ fn every_named_case_is_as_natively() {
                 deviating.entry(&case.name).or_default().push(text);
             }
         }
-        let witness = here
-            .status
-            .as_ref()
-            .map_or(String::new(), |status| format!("{}, {} fail-backs", status.witness(), status.fail_backs));
+        let witness = here.status.map_or(String::new(), |status| status.witness());
         if !native_only() {
-            let status = here.status.as_ref().expect("a status");
+            let status = here.status.expect("a status");
             let carried = manner.way.both() != status.nothing_carried();
-            assert!(carried, "{TEST}, {}: carried? {}", manner.name(), status.whole);
-            assert!(here.uncarried * 5 <= here.carried, "{TEST}: {} were not carried", here.uncarried);
+            assert!(carried, "{test}, {}: carried? {}", manner.name(), status.witness());
+            assert!(here.uncarried * 5 <= here.carried, "{test}: {} were not carried", here.uncarried);
         }
         proof.fact(format!(
             "{}: {same} of {} cases as natively, {pardoned} excused; {witness}",
@@ -164,14 +168,14 @@ fn every_named_case_is_as_natively() {
             cases.len()
         ));
     }
-    for (name, why) in KNOWN {
+    for (name, why) in known_ones {
         proof.fact(format!("known deviation: {name}: {why}"));
     }
     for (call, why) in EXCUSED {
         proof.fact(format!("excused where fail-backs are forced: {call}: {why}"));
     }
     proof.print();
-    let gone = KNOWN.iter().filter(|(name, _)| !native_only() && !deviating.contains_key(name));
+    let gone = known_ones.iter().filter(|(name, _)| !native_only() && !deviating.contains_key(name));
     let gone: Vec<_> = gone.map(|(name, ..)| name).collect();
     let new: String = deviating
         .iter()

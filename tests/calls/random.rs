@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tandem_tests::artifacts::native_only;
 use tandem_tests::{Proof, Way};
 
+use crate::between;
 use crate::generate;
 use crate::named;
 use crate::runner::{Held, Manner, Ran, Transcript};
@@ -19,20 +20,20 @@ const BATCH: u64 = 400;
 /// So often a case that deviated once is run again.
 const AGAIN: usize = 40;
 
-fn number(name: &str) -> Option<u64> {
+pub fn number(name: &str) -> Option<u64> {
     env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     number("TANDEM_CALLS_SEED").unwrap_or(1)
 }
 
-fn failing_back(held: Held, calls: u32, seed: u64) -> Manner {
+pub fn failing_back(held: Held, calls: u32, seed: u64) -> Manner {
     let debug = Some(format!("failback={calls},seed={seed}"));
     Manner { debug, ..Manner::of(Way::BothFailingBack(calls), held, "w") }
 }
 
-struct Tester {
+pub struct Tester {
     test: &'static str,
     seed: u64,
     manner: Manner,
@@ -47,7 +48,7 @@ struct Tester {
 }
 
 impl Tester {
-    fn new(test: &'static str, seed: u64, manner: Manner) -> Self {
+    pub fn new(test: &'static str, seed: u64, manner: Manner) -> Self {
         println!("{test}: seed {seed}; again: TANDEM_CALLS_SEED={seed}");
         Self {
             test,
@@ -64,7 +65,7 @@ impl Tester {
         }
     }
 
-    fn run(mut self) {
+    pub fn run(mut self) {
         let (calls, time) = share();
         let began = Instant::now();
         let mut from = 0;
@@ -79,7 +80,7 @@ impl Tester {
 
     fn batch(&mut self, cases: &[Case]) {
         let (native, here) = thread::scope(|scope| {
-            let native = scope.spawn(|| Manner::natively(self.manner.held).run(cases));
+            let native = scope.spawn(|| self.manner.native().run(cases));
             let here = self.manner.run(cases);
             (native.join().expect("the native run"), here)
         });
@@ -103,7 +104,7 @@ impl Tester {
 
     fn deviation(&mut self, case: &Case, left: &Transcript, right: &Transcript) {
         // What comes natively too, now and then, is no deviation: the generator should not have asked.
-        let natively = Manner::natively(self.manner.held).run(&vec![case.clone(); 12]);
+        let natively = self.manner.native().run(&vec![case.clone(); 12]);
         if natively.transcripts.contains(right) || natively.transcripts.iter().any(|other| other != left) {
             self.flawed.push(format!("{}\n{}", case.name, different(left, right)));
             return;
@@ -211,8 +212,11 @@ fn replay_of_a_file() {
     let cases: Vec<Case> = cases.into_iter().flat_map(|case| std::iter::repeat_n(case, times)).collect();
     let mut manners = named::manners();
     manners.retain(|manner| !native_only() && manner.way.both());
+    if env::var_os("TANDEM_VM_MODE").is_some() {
+        manners = between::manners();
+    }
     for manner in manners {
-        let native = Manner::natively(manner.held).run(&cases);
+        let native = manner.native().run(&cases);
         let here = manner.run(&cases);
         println!("\n#### {}: {} of {} carried", manner.name(), here.carried, cases.len());
         let mut deviating = 0;

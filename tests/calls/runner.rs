@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tandem_tests::policyd::Status;
+use tandem_tests::between::Between;
 use tandem_tests::{End, Outcome, Page, Policyd, Running, Scratch, Way, programs};
 
 use crate::schedule::{Case, text_of};
@@ -18,13 +19,15 @@ pub enum Held {
 }
 
 /// One way of running cases, and how many ping-pongs a connection makes before them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Manner {
     pub way: Way,
     pub held: Held,
     /// A number, or `w`: until the companion carries both directions.
     pub warm: &'static str,
     pub debug: Option<String>,
+    /// The server on the second host, the client on the first.
+    pub hosts: Option<Arc<Between>>,
 }
 
 /// Cases mostly wait: so many are under way at one time. The same on every machine, so that a failure can be repeated.
@@ -39,30 +42,37 @@ pub struct Ran {
     pub carried: u32,
     pub uncarried: u32,
     pub calls: usize,
-    pub status: Option<Status>,
+    pub status: Option<Totals>,
 }
 
 impl Manner {
     pub const fn natively(held: Held) -> Self {
-        Self { way: Way::Neither, held, warm: "3", debug: None }
+        Self { way: Way::Neither, held, warm: "3", debug: None, hosts: None }
     }
 
     pub const fn of(way: Way, held: Held, warm: &'static str) -> Self {
-        Self { way, held, warm, debug: None }
+        Self { way, held, warm, debug: None, hosts: None }
+    }
+
+    /// The same without Tandem.
+    pub fn native(&self) -> Self {
+        Self { hosts: self.hosts.clone(), ..Self::natively(self.held) }
     }
 
     pub fn name(&self) -> String {
-        format!("{:?}, ends {:?}, after {} ping-pongs", self.way, self.held, self.warm)
+        let between = if self.hosts.is_some() { "between hosts, " } else { "" };
+        format!("{between}{:?}, ends {:?}, after {} ping-pongs", self.way, self.held, self.warm)
     }
 
     pub fn run(&self, cases: &[Case]) -> Ran {
-        let policyd = if self.way == Way::Neither { None } else { Policyd::start() };
+        let policyds = self.policyds();
+        let before = policyds.total();
         let lanes: Vec<Vec<Case>> =
             (0..LANES).map(|lane| cases.iter().skip(lane).step_by(LANES).cloned().collect()).collect();
         let mut ran = Ran { transcripts: Vec::new(), carried: 0, uncarried: 0, calls: 0, status: None };
         let mut transcripts = Vec::new();
         thread::scope(|scope| {
-            let running: Vec<_> = lanes.iter().map(|lane| scope.spawn(|| self.run_lane(lane, &policyd))).collect();
+            let running: Vec<_> = lanes.iter().map(|lane| scope.spawn(|| self.run_lane(lane, &policyds))).collect();
             for lane in running {
                 let lane = lane.join().expect("a lane");
                 (ran.carried, ran.uncarried) = (ran.carried + lane.carried, ran.uncarried + lane.uncarried);
@@ -71,40 +81,50 @@ impl Manner {
         });
         ran.transcripts = (0..cases.len()).filter_map(|at| transcripts[at % LANES].next()).collect();
         ran.calls = ran.transcripts.iter().map(Vec::len).sum();
-        ran.status = policyd.as_ref().map(Policyd::status);
+        ran.status = policyds.total().map(|now| now.since(before));
         ran
     }
 
-    fn run_lane(&self, cases: &[Case], policyd: &Option<Policyd>) -> Ran {
+    fn policyds(&self) -> Policyds {
+        match &self.hosts {
+            _ if self.way == Way::Neither => Policyds::None,
+            Some(between) => Policyds::Between(between.clone()),
+            None => Policyd::start().map_or(Policyds::None, |policyd| Policyds::Own(Box::new(policyd))),
+        }
+    }
+
+    fn run_lane(&self, cases: &[Case], policyds: &Policyds) -> Ran {
         let mut ran = Ran { transcripts: Vec::new(), carried: 0, uncarried: 0, calls: 0, status: None };
         while ran.transcripts.len() < cases.len() {
-            self.run_from(cases, policyd, &mut ran);
+            self.run_from(cases, policyds, &mut ran);
         }
         ran
     }
 
     /// Until the end, or to the first case that the program does not survive.
-    fn run_from(&self, cases: &[Case], policyd: &Option<Policyd>, ran: &mut Ran) {
+    fn run_from(&self, cases: &[Case], policyds: &Policyds, ran: &mut Ran) {
         let first = ran.transcripts.len();
         let scratch = Scratch::new();
         let _page = Page::create(scratch.path());
         let board = Board::create(&scratch);
         let file = scratch.write("cases", text_of(cases));
-        let launch = |role: &str, preload: Option<&Policyd>| {
+        let launch = |role: &str, at: usize, preload: bool| {
+            let preload = if preload { policyds.of(at) } else { None };
             let debug = self.debug.clone().or_else(|| self.way.debug());
-            programs::end("calls", role, &scratch)
-                .arg(if policyd.is_some() && self.way.both() { self.warm } else { "3" })
+            let launch = programs::end("calls", role, &scratch)
+                .arg(if policyds.of(at).is_some() && self.way.both() { self.warm } else { "3" })
                 .arg(&file)
                 .arg(first.to_string())
                 .preload(preload)
-                .debug(debug.as_deref().filter(|_| preload.is_some()))
-                .spawn(&scratch)
+                .debug(debug.as_deref().filter(|_| preload.is_some()));
+            let Some(between) = &self.hosts else { return launch.spawn(&scratch) };
+            let host = &between.hosts[at];
+            let launch = launch.in_namespace(host.namespace.as_ref());
+            launch.env("TANDEM_TESTS_ADDRESS", &between.hosts[1].address).spawn(&scratch)
         };
         let mut ends = match self.held {
-            Held::Together => vec![launch("alone", self.way.for_server(policyd))],
-            Held::Apart => {
-                vec![launch("server", self.way.for_server(policyd)), launch("client", self.way.for_client(policyd))]
-            }
+            Held::Together => vec![launch("alone", 1, self.way.server())],
+            Held::Apart => vec![launch("server", 1, self.way.server()), launch("client", 0, self.way.client())],
         };
         let outcomes = board.watch(&mut ends);
         let mut transcripts = board.transcripts();
@@ -124,6 +144,72 @@ impl Manner {
         ran.carried += board.word(5);
         ran.uncarried += board.word(6);
         ran.transcripts.extend(transcripts);
+    }
+}
+
+/// Those that a run's ends speak to.
+enum Policyds {
+    None,
+    Own(Box<Policyd>),
+    Between(Arc<Between>),
+}
+
+impl Policyds {
+    fn of(&self, at: usize) -> Option<&Policyd> {
+        match self {
+            Self::None => None,
+            Self::Own(policyd) => Some(policyd),
+            Self::Between(between) => Some(&between.policyds[at]),
+        }
+    }
+
+    fn total(&self) -> Option<Totals> {
+        match self {
+            Self::None => None,
+            Self::Own(policyd) => Some(Totals::of(&[policyd])),
+            Self::Between(between) => Some(Totals::of(&between.policyds.each_ref())),
+        }
+    }
+}
+
+/// What policyds have counted.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Totals {
+    pub connections: u64,
+    pub carried: u64,
+    pub tx_companion: u64,
+    pub fail_backs: u64,
+}
+
+impl Totals {
+    fn of(policyds: &[&Policyd]) -> Self {
+        policyds.iter().map(|policyd| policyd.status()).fold(Self::default(), |sum, status| Self {
+            connections: sum.connections + status.connections,
+            carried: sum.carried + status.carried,
+            tx_companion: sum.tx_companion + status.tx_companion,
+            fail_backs: sum.fail_backs + status.fail_backs,
+        })
+    }
+
+    fn since(self, before: Option<Self>) -> Self {
+        let before = before.unwrap_or_default();
+        Self {
+            connections: self.connections - before.connections,
+            carried: self.carried - before.carried,
+            tx_companion: self.tx_companion - before.tx_companion,
+            fail_backs: self.fail_backs - before.fail_backs,
+        }
+    }
+
+    pub fn nothing_carried(&self) -> bool {
+        self.carried == 0 && self.tx_companion == 0
+    }
+
+    pub fn witness(&self) -> String {
+        let Self { connections, carried, tx_companion, fail_backs } = self;
+        format!(
+            "{carried} of {connections} ends carried, {tx_companion} bytes sent by companion, {fail_backs} fail-backs"
+        )
     }
 }
 

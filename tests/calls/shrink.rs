@@ -36,7 +36,7 @@ fn deviates(candidates: &[Case], manner: &Manner) -> Vec<Option<Shrunk>> {
     if candidates.is_empty() {
         return Vec::new();
     }
-    let natively = Manner { way: tandem_tests::Way::Neither, warm: "3", debug: None, ..manner.clone() };
+    let natively = manner.native();
     let native: Vec<_> = (0..2).map(|_| natively.run(candidates).transcripts).collect();
     let repeated: Vec<Case> = candidates.iter().flat_map(|case| std::iter::repeat_n(case.clone(), TRIES)).collect();
     let here = manner.run(&repeated).transcripts;

@@ -23,7 +23,7 @@ mod torture;
 mod verbs;
 mod vm;
 
-use vm::run_inside;
+use vm::{run_inside, run_other_inside};
 
 #[test]
 fn in_one_host() {
@@ -53,6 +53,13 @@ fn programs_by_queue_pairs() {
 #[test]
 fn torture_by_queue_pairs() {
     run_inside(&["namespaces", "--once"], "torture::");
+}
+
+#[test]
+#[ignore = "by hand: has not been seen to pass; the step between runs it by the stand-in"]
+fn calls_by_queue_pairs() {
+    tandem_tests::programs::program("calls");
+    run_other_inside("calls", &["namespaces", "--once"], "between::named");
 }
 
 /// The brief ones.

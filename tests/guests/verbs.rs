@@ -5,128 +5,41 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use tandem_tests::artifacts::artifacts;
-use tandem_tests::host::{self, Host};
+pub use tandem_tests::between::{Between, LONG, new_key};
 use tandem_tests::patience::within;
-use tandem_tests::policyd::Row;
 use tandem_tests::process::system_program;
-use tandem_tests::{End, Launch, Outcome, Policyd, Proof, Running, Scratch, programs};
+use tandem_tests::{End, Launch, Outcome, Proof, Running, Scratch, programs};
 
 use crate::redis;
 
-/// A guest on a busy host is slow.
-pub const LONG: Duration = Duration::from_secs(120);
-const PORT: u16 = 7470;
-
-/// The two hosts, and their policyds, which know each other.
-pub struct Between {
-    pub hosts: [Host; 2],
-    pub policyds: [Policyd; 2],
-    pub scratch: Scratch,
-    /// The policyds' keys.
-    _folders: [Scratch; 2],
-}
-
-impl Between {
-    #[track_caller]
-    pub fn start() -> Self {
-        let plug_in = artifacts().library.with_file_name("libtandem_rdma.so");
-        assert!(plug_in.exists(), "no {}: cargo build --release -p tandem-rdma", plug_in.display());
-        let hosts = host::namespaces();
-        let scratch = Scratch::new();
-        let folders = [0, 1].map(|_| Scratch::new());
-        let keys = folders.each_ref().map(new_key);
-        let policyds = [0, 1].map(|at: usize| {
-            let (own, other) = (&hosts[at].address, &hosts[1 - at].address);
-            let config = format!(
-                "park_seconds = 120\n[peers]\nlisten = \"{own}:{PORT}\"\nkey = \"{}\"\n[[peer]]\nname = \"other\"\npublic_key = \"{}\"\n\
-                 endpoint = \"{other}:{PORT}\"\naddresses = [\"{other}\"]\n",
-                folders[at].file("peer.key").display(),
-                keys[1 - at],
-            );
-            let sysfs = hosts[at].stand_in.iter().map(|folder| format!("--sysfs={}", folder.display()));
-            Policyd::start_by(hosts[at].namespace.as_ref(), &config, &sysfs.collect::<Vec<_>>()).expect("a policyd")
-        });
-        let between = Self { hosts, policyds, scratch, _folders: folders };
-        between.await_linked();
-        between
-    }
-
-    /// Until each policyd has a link to the other one, and knows that a device serves its address.
-    #[track_caller]
-    pub fn await_linked(&self) {
-        let linked = within(LONG, Duration::from_millis(200), || self.policyds.iter().all(Policyd::is_linked));
-        assert!(linked, "the policyds are not linked");
-    }
-
-    /// On the first host or the second, under Tandem.
-    pub fn on(&self, at: usize, launch: Launch) -> Launch {
-        launch.preload(Some(&self.policyds[at])).in_namespace(self.hosts[at].namespace.as_ref())
-    }
-
-    /// Server and client of `between.c`, and what both said; `meanwhile` runs once the client's bytes go by queue pairs.
-    #[track_caller]
-    fn exchange(
-        &self,
-        port: u16,
-        how: &str,
-        count: u64,
-        bytes: u64,
-        meanwhile: impl FnOnce(&mut [Running; 2]),
-    ) -> [Outcome; 2] {
-        let words = |role: &str| {
-            let address = &self.hosts[1].address;
-            let launch = Launch::new(role, programs::program("between"));
-            launch.args([role, address, &port.to_string(), how, &count.to_string(), &bytes.to_string()])
-        };
-        let mut server = self.on(1, words("server")).spawn(&self.scratch);
-        let listens = || fs::read_to_string(format!("/proc/{}/net/tcp", server.pid())).unwrap_or_default();
-        let listening =
-            within(LONG, Duration::from_millis(100), || listens().contains(&format!(":{port:04X} 00000000")));
-        assert!(listening, "the server does not listen:\n{}", server.wait(Duration::ZERO));
-        let client = self.on(0, words("client")).spawn(&self.scratch);
-        let mut ends = [client, server];
-        let carried = within(LONG, Duration::from_millis(300), || {
-            let rows = self.rows();
-            rows.iter().any(|row| row.provider == "verbs" && row.tx_companion > 0) || ends[0].ended()
-        });
-        assert!(carried && !ends[0].ended(), "not carried: {:#?}", self.policyds.each_ref().map(|p| p.status().whole));
-        meanwhile(&mut ends);
-        ends.each_mut().map(|end| end.wait(LONG))
-    }
-
-    pub fn rows(&self) -> Vec<Row> {
-        self.policyds.iter().flat_map(Policyd::rows).collect()
-    }
-
-    /// Packets that the devices have sent.
-    pub fn sent(&self) -> [u64; 2] {
-        self.hosts.each_ref().map(|host| if host.stand_in.is_some() { 0 } else { host.counter("sent_pkts") })
-    }
-
-    /// Whether there are devices, whose packets bear witness.
-    pub fn has_devices(&self) -> bool {
-        self.hosts.iter().all(|host| host.stand_in.is_none())
-    }
-
-    pub fn fail_backs(&self) -> u64 {
-        self.policyds.iter().map(|policyd| policyd.status().fail_backs).sum()
-    }
-
-    pub fn witness(&self) -> String {
-        self.policyds.each_ref().map(|policyd| policyd.status().witness()).join("; ")
-    }
-}
-
-/// Makes a key in a folder; the public one.
+/// Server and client of `between.c`, and what both said; `meanwhile` runs once the client's bytes go by queue pairs.
 #[track_caller]
-pub fn new_key(folder: &Scratch) -> String {
-    folder.write("policyd.toml", "");
-    let mut key = Command::new(&artifacts().command);
-    let output = key.args(["peer", "key", "--config"]).arg(folder.file("policyd.toml")).output();
-    let output = output.expect("tandem peer key");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+fn exchange(
+    between: &Between,
+    port: u16,
+    how: &str,
+    count: u64,
+    bytes: u64,
+    meanwhile: impl FnOnce(&mut [Running; 2]),
+) -> [Outcome; 2] {
+    let words = |role: &str| {
+        let address = &between.hosts[1].address;
+        let launch = Launch::new(role, programs::program("between"));
+        launch.args([role, address, &port.to_string(), how, &count.to_string(), &bytes.to_string()])
+    };
+    let mut server = between.on(1, words("server")).spawn(&between.scratch);
+    let listens = || fs::read_to_string(format!("/proc/{}/net/tcp", server.pid())).unwrap_or_default();
+    let listening = within(LONG, Duration::from_millis(100), || listens().contains(&format!(":{port:04X} 00000000")));
+    assert!(listening, "the server does not listen:\n{}", server.wait(Duration::ZERO));
+    let client = between.on(0, words("client")).spawn(&between.scratch);
+    let mut ends = [client, server];
+    let carried = within(LONG, Duration::from_millis(300), || {
+        let rows = between.rows();
+        rows.iter().any(|row| row.provider == "verbs" && row.tx_companion > 0) || ends[0].ended()
+    });
+    assert!(carried && !ends[0].ended(), "not carried: {:#?}", between.policyds.each_ref().map(|p| p.status().whole));
+    meanwhile(&mut ends);
+    ends.each_mut().map(|end| end.wait(LONG))
 }
 
 #[track_caller]
@@ -149,7 +62,7 @@ fn bytes_go_by_queue_pairs() {
             .enumerate()
     {
         let before = between.sent();
-        let ends = between.exchange(7001 + at as u16, how, count, bytes, |_| {});
+        let ends = exchange(&between, 7001 + at as u16, how, count, bytes, |_| {});
         both_right(&ends, count * bytes, how != "o");
         let after = between.sent();
         let packets = [after[0] - before[0], after[1] - before[1]];
@@ -174,7 +87,7 @@ fn a_cut_wire_is_not_noticed() {
         assert!(Command::new("ip").args(["link", "set", end, state]).status().expect("ip").success());
     };
     for (at, how, count, bytes) in [(0, "o", 40_000, 4_096), (1, "p", 20_000, 64)] {
-        let outcome = between.exchange(7011 + at as u16, how, count, bytes, |_| link(ends[at], "down"));
+        let outcome = exchange(&between, 7011 + at as u16, how, count, bytes, |_| link(ends[at], "down"));
         link(ends[at], "up");
         both_right(&outcome, count * bytes, how != "o");
         proof.fact(format!("{how}: {count} messages of {bytes} bytes, every byte right, with {} down", ends[at]));
@@ -193,7 +106,7 @@ fn a_killed_peer_is_told_of() {
     let between = Between::start();
     let mut proof = Proof::new("a_killed_peer_is_told_of");
     for (victim, port) in [(0usize, 7021), (1, 7022)] {
-        let ends = between.exchange(port, "o", 10_000_000, 8_192, |ends| ends[victim].signal(libc::SIGKILL));
+        let ends = exchange(&between, port, "o", 10_000_000, 8_192, |ends| ends[victim].signal(libc::SIGKILL));
         let (text, other) = (ends[1 - victim].text(), &ends[1 - victim]);
         let told = ["Connection reset by peer", "Broken pipe", "end of the stream"];
         assert!(other.end != End::Exit(3) && told.iter().any(|told| text.contains(told)), "{other}");

@@ -24,13 +24,32 @@ pub fn launch(words: &[&str], scratch: &Scratch) -> Launch {
 /// Runs the ignored tests of this program whose names have one of these words in them, in what `scripts/vm WORDS` makes.
 #[track_caller]
 pub fn run_inside(words: &[&str], filters: &str) {
+    run_program_inside(&env::current_exe().expect("own path"), words, filters);
+}
+
+/// The same, of another test program that was built beside this one.
+#[track_caller]
+pub fn run_other_inside(name: &str, words: &[&str], filters: &str) {
+    let this = env::current_exe().expect("own path");
+    let beside = this.parent().and_then(|folder| folder.read_dir().ok()).into_iter().flatten().flatten();
+    let built = beside.map(|entry| entry.path()).filter(|path| {
+        let of_it = path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}-")));
+        of_it && path.extension().is_none()
+    });
+    let newest = built.max_by_key(|path| path.metadata().and_then(|data| data.modified()).ok());
+    let program =
+        newest.unwrap_or_else(|| panic!("first: cargo test --release -p tandem-tests --test {name} --no-run"));
+    run_program_inside(&program, words, filters);
+}
+
+#[track_caller]
+fn run_program_inside(program: &Path, words: &[&str], filters: &str) {
     if native_only() {
         println!("{filters} NOT RUN: there is nothing to compare in native mode");
         return;
     }
     let (scratch, shared) = (Scratch::new(), Scratch::new());
     let limit = limit();
-    let this = env::current_exe().expect("own path");
     let folder = artifacts().library.parent().expect("a folder");
     let launch = launch(words, &scratch)
         .args(["--limit", &limit.as_secs().to_string(), "--share"])
@@ -38,7 +57,7 @@ pub fn run_inside(words: &[&str], filters: &str) {
         .args(["--", "env"])
         .arg(format!("TANDEM_BIN_DIR={}", folder.display()))
         .arg(format!("TANDEM_TESTS_PROVED={}", shared.file("proved").display()))
-        .arg(this)
+        .arg(program)
         .args(filters.split(' '))
         .args(["--ignored", "--show-output", "--test-threads=1"]);
     let outcome = launch.run(&scratch, limit + SLACK);

@@ -7,11 +7,12 @@
 //! - `apps`: a real server and its real clients, every way
 //! - `nginx`: nginx and curl, wherever they are
 //! - `namespace`, `patience`: a network of the test's own; waiting for what others do
-//! - `host`: the hosts that `scripts/vm` has made for a test that runs inside
+//! - `host`, `between`: the hosts that `scripts/vm` has made for a test that runs inside; two of them with their policyds
 //! - `proof`: what a test says that it has proved
 
 pub mod apps;
 pub mod artifacts;
+pub mod between;
 pub mod host;
 pub mod namespace;
 pub mod nginx;

@@ -55,7 +55,7 @@ static bool perform(struct op *op, int number)
 {
     struct call call = { .op = op };
     find_descriptor(&call);
-    if (call.fd >= 0 && op->actor != 'l') settle(&call);
+    if (call.fd >= 0 && op->actor != 'l') settle(&call), settle_companion(&call);
     if (op->thread >= 0) {
         begin_thread(&call);
     } else {

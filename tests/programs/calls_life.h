@@ -7,7 +7,7 @@ static void do_connect(struct call *call)
     struct sockaddr_in at;
     socklen_t length = sizeof at;
     if (roles & ROLE_B && case_listener >= 0) getsockname(case_listener, (void *)&at, &length), atomic_store(&page->word[60], ntohs(at.sin_port));
-    at = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons(atomic_load(&page->word[60])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    at = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons(atomic_load(&page->word[60])), .sin_addr.s_addr = htonl(server_address()) };
     put_result(call, connect(call->fd, (void *)&at, sizeof at));
 }
 static void do_accept(struct call *call)
@@ -20,7 +20,7 @@ static void do_accept(struct call *call)
 }
 static void do_bind(struct call *call)
 {
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(roles & ROLE_A && !getenv("TANDEM_TESTS_ADDRESS") ? INADDR_LOOPBACK : roles & ROLE_B ? server_address() : INADDR_ANY) };
     put_result(call, bind(call->fd, (void *)&at, sizeof at));
 }
 static void do_listen(struct call *call)

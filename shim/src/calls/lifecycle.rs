@@ -165,6 +165,9 @@ fn end(slot: SlotRef, fd: RawFd) {
 
 /// Closing with bytes unread is abortive, as in TCP.
 fn reset_if_unread(conn: &Conn) -> bool {
+    if conn.pair.is_far() {
+        meet::collect();
+    }
     // What comes with a record is none of the application's.
     switch::receive::attend(conn);
     let unread = switch::receive::ring_bytes(conn) > 0;

@@ -87,7 +87,8 @@ fn out_changed(entry: &Adopted) -> bool {
 
 /// The peer has said that it ends, and the kernel was not heard to: its news of that may wait behind others.
 fn ends_unheard(conn: &Conn) -> bool {
-    let said = conn.inward.load(Word::Final) != 0 || conn.peer_reads_no_more();
+    let ended = conn.pair.is_far() && conn.inward.load(Word::End) != 0;
+    let said = ended || conn.inward.load(Word::Final) != 0 || conn.peer_reads_no_more();
     said && !anchor::peer_finished(conn.slot.anchor.load(Ordering::Acquire))
 }
 
