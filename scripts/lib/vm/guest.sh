@@ -59,6 +59,7 @@ wire_of() {
 # What became of a guest: its command's status, if it came to one.
 judge() {
     local host=$1
+    ! went_off "$host" || return 0
     [ ! -s "$PRIVATE/status.$host" ] || return "$(<"$PRIVATE/status.$host")"
     case ${ENDED[$host]} in
     124 | 137) say "vm: host$host was not done after $LIMIT s and was ended; --limit gives it more." && return 124 ;;
