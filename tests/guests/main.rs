@@ -5,7 +5,7 @@
 //! - `namespaces`: two hosts of one guest; `verbs`: the same, and programs whose bytes go by queue pairs between them; `matrix`: all
 //!   kinds of programs, either end or both under Tandem; `torture`: its program, byte by byte
 //! - `failures`: the same, and all that can break there
-//! - `guests`: two guests; the same test runs on both
+//! - `guests`: two guests; the same test runs on both: redis between two kernels, and then one of them goes off
 //!
 //! `script`: what `scripts/vm` promises whoever runs it.
 
@@ -86,5 +86,6 @@ fn what_queue_pairs_leave() {
 
 #[test]
 fn in_two_guests() {
+    tandem_tests::programs::program("patience");
     run_inside(&["guests"], "guests::");
 }

@@ -64,8 +64,8 @@ fn run_program_inside(program: &Path, words: &[&str], filters: &str) {
     let text = format!("{}{}", outcome.text(), String::from_utf8_lossy(&outcome.stderr));
     println!("{text}");
     assert_eq!(outcome.end, End::Exit(0), "{words:?}; what it printed is above");
-    let hosts = if words.contains(&"guests") { 2 } else { 1 };
-    assert_eq!(passed(&text), Some(hosts), "so many lines that tests have passed, and of each one at least");
+    // Of two guests the second one goes off in the last test; the first has waited for its word on each.
+    assert_eq!(passed(&text), Some(1), "one line that tests have passed, and one at least");
     hand_on_proofs(&shared);
 }
 

@@ -77,6 +77,28 @@ impl Peer {
         fs::write(self.shared.join(what), "").expect("writing into the shared folder");
     }
 
+    /// Both guests have come so far, each with success: the second one's own summary may never be seen.
+    #[track_caller]
+    pub fn both_passed(&self, what: &str, limit: Duration) {
+        self.give(&format!("passed.{what}"), "");
+        self.given(&format!("passed.{what}"), limit);
+    }
+
+    /// A word for the other guest, by a name.
+    #[track_caller]
+    pub fn give(&self, name: &str, word: &str) {
+        let place = self.shared.join(format!("{name}.{}", u8::from(self.server)));
+        let fresh = self.shared.join(format!("{name}.{}.new", u8::from(self.server)));
+        fs::write(&fresh, word).and_then(|()| fs::rename(&fresh, &place)).expect("writing into the shared folder");
+    }
+
+    #[track_caller]
+    pub fn given(&self, name: &str, limit: Duration) -> String {
+        let place = self.shared.join(format!("{name}.{}", u8::from(!self.server)));
+        assert!(within(limit, Duration::from_millis(50), || place.exists()), "the other guest has given no {name:?}");
+        fs::read_to_string(place).expect("reading from the shared folder")
+    }
+
     #[track_caller]
     pub fn await_told(&self, what: &str, limit: Duration) {
         let told = within(limit, Duration::from_millis(50), || self.shared.join(what).exists());

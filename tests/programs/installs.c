@@ -33,7 +33,7 @@ static void *answer(void *of)
     close(fd);
     return NULL;
 }
-static int serve(int listener)
+static void serve(int listener)
 {
     puts("listens");
     for (;;) {
@@ -64,7 +64,7 @@ int main(int count, char **words)
         int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
         setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
         if (bind(listener, (void *)&address, sizeof address) || listen(listener, 64)) return perror("listen"), 1;
-        return serve(listener);
+        serve(listener);
     }
     for (unsigned number = 1;; number++) {
         if (!once(&address, number)) return printf("wrong: connection %u\n", number), 1;

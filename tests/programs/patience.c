@@ -1,12 +1,13 @@
 /* Connections with TCP_USER_TIMEOUT whose other end goes silent: what is told, and after how long.
  *
  *   patience server ADDRESS PORT
- *   patience client ADDRESS PORT MILLISECONDS KIND FILE
+ *   patience client ADDRESS PORT MILLISECONDS KIND FILE [PAUSE]
  *
- * The client talks until FILE is there. A second later, when the caller has cut the wire, it finds, by its kind, that nothing comes through:
+ * The client talks until FILE is there. PAUSE seconds later (1), when the caller has cut the wire, it finds, by its kind, that nothing comes through:
  *   request   writes 100 bytes and waits for the answer
  *   stream    writes until it is told
  *   poll      writes 100 bytes without blocking and waits by poll
+ *   keepalive waits for what the server does not send, with SO_KEEPALIVE: six seconds, and three probes
  *   window    needs no cut: the server reads no more, and the client writes until it is told
  * It prints the kind, the error and the milliseconds since it began to.
  */
@@ -39,7 +40,7 @@ over:
     close(fd);
     return NULL;
 }
-static int serve(int listener)
+static void serve(int listener)
 {
     puts("listens");
     for (;;) {
@@ -65,11 +66,18 @@ int main(int count, char **words)
     if (!strcmp(words[1], "server")) {
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
         if (bind(fd, (void *)&address, sizeof address) || listen(fd, 64)) return perror("listen"), 1;
-        return serve(fd);
+        serve(fd);
     }
-    if (count != 7) return 2;
+    if (count < 7) return 2;
     unsigned most = atoi(words[4]);
     const char *kind = words[5];
+    if (!strcmp(kind, "keepalive")) {
+        int idle = 6, probes = 3;
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &one, sizeof one);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+    }
     if (setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &most, sizeof most) || connect(fd, (void *)&address, sizeof address))
         return perror("connect"), 1;
     static char bytes[1 << 16];
@@ -79,7 +87,7 @@ int main(int count, char **words)
         if (i == 40) puts("ready");
         if (i >= 40) usleep(20000);
     }
-    sleep(1);
+    sleep(count > 7 ? atoi(words[7]) : 1);
     long began = now_ms();
     bytes[0] = kind[0] == 'w' ? 'w' : kind[0] == 's' ? 's' : 'e';
     if (!strcmp(kind, "poll")) {
@@ -88,6 +96,8 @@ int main(int count, char **words)
         sent(fd, bytes, BYTES);
         poll(&entry, 1, 60000);
         if (recv(fd, bytes, 1, 0) >= 0) return puts("poll: it is answered"), 1;
+    } else if (!strcmp(kind, "keepalive")) {
+        if (recv(fd, bytes, BYTES, 0) >= 0) return puts("keepalive: something came"), 1;
     } else if (!strcmp(kind, "request")) {
         if (sent(fd, bytes, BYTES) && recv(fd, bytes, BYTES, 0) >= 0) return puts("request: it is answered"), 1;
     } else {

@@ -9,7 +9,7 @@ use crate::end::{End, FIRST, LONG, Stream, address};
 use crate::other::{Other, said};
 use crate::streams::{exchange, pairs_of_this_process};
 
-const RING: u64 = 64 << 10;
+pub const RING: u64 = 64 << 10;
 
 fn run(command: &str) {
     let status = Command::new("sh").args(["-c", command]).status().unwrap();
@@ -25,7 +25,7 @@ fn own(name: &str, other: &Other) -> String {
 }
 
 /// A put that is reported, and what becomes of it.
-fn put_into_the_void(end: &mut End, stream: &mut Stream) -> i32 {
+pub fn put_into_the_void(end: &mut End, stream: &mut Stream) -> i32 {
     assert_eq!(end.put(stream.companion, &[stream.record(&[0, 0], NOTIFY | REPORT, 1)]), 0);
     let errno = end.death(FIRST);
     assert_eq!(end.put(stream.companion, &[stream.record(&[0, 0], 0, 0)]), -libc::EPIPE);
@@ -33,7 +33,7 @@ fn put_into_the_void(end: &mut End, stream: &mut Stream) -> i32 {
 }
 
 /// Once more, in the same domain.
-fn again(other: &mut Other, end: &mut End, stream: Stream) -> Stream {
+pub fn again(other: &mut Other, end: &mut End, stream: Stream) -> Stream {
     end.close(stream.companion, FIRST);
     other.step(b'a');
     let theirs = other.swap_share(&end.share(end.landing.number));
@@ -46,7 +46,7 @@ fn again(other: &mut Other, end: &mut End, stream: Stream) -> Stream {
     stream
 }
 
-fn leave(mut other: Other, mut end: End, stream: Stream) {
+pub fn leave(mut other: Other, mut end: End, stream: Stream) {
     other.step(b'l');
     end.close(stream.companion, FIRST);
     end.shut();

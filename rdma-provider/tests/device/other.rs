@@ -38,6 +38,15 @@ impl Other {
         Other::meet_by(test, addresses(), Command::new(std::env::current_exe().unwrap()))
     }
 
+    /// The second process by this command.
+    pub fn meet_as(test: &str, command: Command) -> Other {
+        Other::meet_by(test, addresses(), command)
+    }
+
+    pub fn is_second() -> bool {
+        std::env::var_os(ROLE).is_some()
+    }
+
     /// By IPv6.
     pub fn meet_by_six(test: &str) -> Other {
         let addresses = ["TANDEM_VM_ADDRESS6", "TANDEM_VM_PEER6"].map(|name| said(name).parse().unwrap());

@@ -37,7 +37,7 @@ await_all() {
         for host in "${!PROCESS[@]}"; do
             kill -0 "${PROCESS[$host]}" 2>/dev/null && continue
             reap "$host"
-            [ "${ENDED[$host]}" = 0 ] || [ -n "$failed" ] || { failed=$host && since=$SECONDS; }
+            [ "${ENDED[$host]}" = 0 ] || went_off "$host" || [ -n "$failed" ] || { failed=$host && since=$SECONDS; }
         done
         if [ -n "$failed" ] && [ ${#PROCESS[@]} -gt 0 ] && [ $((SECONDS - since)) -ge "$GRACE" ]; then
             say "vm: host$failed failed with ${ENDED[$failed]} $GRACE s ago; ending the other one."
@@ -46,6 +46,9 @@ await_all() {
         fi
     done
 }
+
+# A guest whose command has said that it ends like this.
+went_off() { [ "$MODE" = guests ] && [ -e "$SHARED/off.$1" ]; }
 
 reap() {
     local host=$1 status=0

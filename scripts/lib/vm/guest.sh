@@ -29,10 +29,10 @@ look_for_kvm() {
     [ -r /dev/kvm ] && [ -w /dev/kvm ] || return 0
     local status=0
     # In braces, so that bash's own word about an abort goes to the log as well.
-    { (ulimit -c 0 && exec timeout 2 qemu-system-x86_64 -M microvm,accel=kvm -cpu host,topoext=on -nodefaults -display none); } \
-        >"$SCRATCH/kvm.log" 2>&1 </dev/null || status=$?
-    # That it had to be ended means that it ran.
-    [ "$status" != 124 ] || ACCELERATION="by KVM"
+    { (ulimit -c 0 && exec timeout 20 qemu-system-x86_64 -M microvm,accel=kvm -cpu host,topoext=on -nodefaults -display none -monitor stdio); } \
+        >"$SCRATCH/kvm.log" 2>&1 <<<quit || status=$?
+    # That it has heard the word means that it ran; by the clock a busy host would seem to.
+    [ "$status" != 0 ] || ACCELERATION="by KVM"
 }
 
 start_guest() {
@@ -59,6 +59,7 @@ wire_of() {
 # What became of a guest: its command's status, if it came to one.
 judge() {
     local host=$1
+    ! went_off "$host" || return 0
     [ ! -s "$PRIVATE/status.$host" ] || return "$(<"$PRIVATE/status.$host")"
     case ${ENDED[$host]} in
     124 | 137) say "vm: host$host was not done after $LIMIT s and was ended; --limit gives it more." && return 124 ;;
