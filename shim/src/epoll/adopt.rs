@@ -1,5 +1,4 @@
-//! Adopting entries and giving them back: when it may be done, what the kernel's set and the outer epoll hold meanwhile, and
-//! how the peer learns whom to wake.
+//! Adopting entries and giving them back: when it may be done, and what the kernel's set and the outer epoll hold meanwhile.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{Ordering, fence};
@@ -7,14 +6,12 @@ use std::sync::atomic::{Ordering, fence};
 use libc::epoll_event;
 use tandem_protocol::Reason;
 
-use super::collect::{self, EDGE, STIRRED};
 use super::outer::{add_anchor, add_provider};
 use super::set::{Entered, Guard, Inner, Set, all, at};
+use super::stir::{unwatch, watch};
 use super::{armed, nested};
 use crate::slot::{self, SlotRef, flag};
-use crate::stream::{Port, Word};
-use crate::switch::{self, Conn, ready, sleep};
-use crate::wake::{self, Wake};
+use crate::switch::{self, Conn, ready};
 use crate::{hidden, real};
 
 /// An entry that was taken out of the kernel's set.
@@ -432,108 +429,4 @@ pub fn before_exec() {
 /// From now on the application's waits are the kernel's own. Its connections are by now.
 pub fn retire() {
     all().filter(|set| set.descriptors.load(Ordering::Acquire) > 0).for_each(Set::give_all_back);
-}
-
-/// What the kernel tells anew, edge or not: the connection's low-water mark was set.
-pub fn ask_anew(slot: SlotRef) {
-    for_each_entry(slot, |entry| entry.hot |= entry.events & EDGE == 0 || entry.events & STIRRED != 0);
-}
-
-/// The same, of whatever they wait for: the connection was shut down.
-pub fn ask_all_anew(slot: SlotRef) {
-    for_each_entry(slot, |entry| (entry.hot, entry.hint) = (true, true));
-}
-
-fn for_each_entry(slot: SlotRef, mut change: impl FnMut(&mut Adopted)) {
-    for set in slot.sets().filter_map(at) {
-        let Some(mut inner) = set.lock() else { continue };
-        for fd in inner.descriptors_of(slot) {
-            if let Some(entry) = inner.entry(fd) {
-                change(entry);
-                inner.make_due(fd);
-            }
-        }
-        drop(inner);
-        set.rouse();
-    }
-}
-
-/// Before bytes are read, or the mark changes, of a connection that has a low-water mark: what has come may be an edge, see
-/// [`collect::note_arrival`].
-pub fn note_arrivals(slot: SlotRef) {
-    for set in slot.sets().filter_map(at) {
-        let Some(mut inner) = set.lock() else { continue };
-        for fd in inner.descriptors_of(slot) {
-            if let Some(entry) = inner.entry(fd).filter(|entry| entry.events & EDGE != 0) {
-                let conn = Conn { fd: slot.descriptor(), ..entry.conn };
-                collect::note_arrival(entry, &conn);
-            }
-        }
-    }
-}
-
-/// Something has happened to the connection that its peer does not tell: the sets that watch it look anew, and who sleeps
-/// on them is woken. Takes no set's lock.
-pub fn rouse(slot: SlotRef) {
-    for set in slot.sets().filter_map(at) {
-        set.mail.post(slot);
-        fence(Ordering::SeqCst);
-        set.rouse();
-    }
-}
-
-/// The set's wake is named as the one to wake when the ring has bytes, unless a thread that sleeps comes first. Where
-/// several sets watch one connection none of them stays named: each names itself as a thread does, while it sleeps.
-pub fn watch(conn: &Conn, wake: Wake) {
-    conn.pair.introduce(wake.id, wake.bind, wake.fd);
-    let alone = !conn.slot.has(flag::REGISTERED_TWICE);
-    let Ok(mut side) = conn.slot.recv_side() else { return };
-    if !side.sleepers.set_is(no_other_process) {
-        drop(side);
-        return sleep::waits_elsewhere(conn);
-    }
-    side.sleepers.watch(None);
-    if alone {
-        side.sleepers.watch(Some(wake.id));
-    }
-    side.sleepers.name(&conn.inward, Word::RSleep);
-    // Whoever named it looks at the ring afterwards.
-    conn.inward.fence();
-}
-
-/// This process's, or that of one that has ended.
-fn no_other_process(id: u32) -> bool {
-    wake::is_mine(id) || !wake::in_use(id)
-}
-
-/// A forked child that closes what it inherited takes nothing from its parent's set, which stands there in shared memory.
-pub fn unwatch(conn: &Conn) {
-    if !conn.slot.current() {
-        return;
-    }
-    if let Ok(mut side) = conn.slot.recv_side()
-        && side.sleepers.set_is(wake::is_mine)
-    {
-        side.sleepers.watch(None);
-        side.sleepers.name(&conn.inward, Word::RSleep);
-    }
-    if let Ok(mut side) = conn.slot.send_side()
-        && side.sleepers.set_is(wake::is_mine)
-    {
-        side.sleepers.watch(None);
-        side.sleepers.name(&conn.out, Word::WSleep);
-    }
-}
-
-/// As [`watch`], for room to write.
-pub fn watch_room(conn: &Conn, wake: Option<Wake>) {
-    let Ok(mut side) = conn.slot.send_side() else { return };
-    if !side.sleepers.set_is(no_other_process) {
-        drop(side);
-        return sleep::waits_elsewhere(conn);
-    }
-    side.sleepers.watch(None);
-    side.sleepers.watch(wake.filter(|_| !conn.slot.has(flag::REGISTERED_TWICE)).map(|wake| wake.id));
-    side.sleepers.name(&conn.out, Word::WSleep);
-    conn.out.fence();
 }

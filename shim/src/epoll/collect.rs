@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use libc::epoll_event;
 
-use super::adopt::{Adopted, watch_room};
+use super::adopt::Adopted;
 use super::set::{Guard, Set};
+use super::stir::watch_room;
 use crate::slot::THROUGH_SWITCH;
 use crate::stream::{Port, Word, tcp_may_have};
 use crate::switch::{Conn, anchor, ready, receive};

@@ -7,8 +7,8 @@
 //!
 //! - `set`: the record of one set and the table of them; a set's making, descriptors and end, and fork
 //! - `control`: epoll_ctl, and the close of a registered socket
-//! - `adopt`: when entries may be adopted, adopting them and giving them back; whom the peer is to wake for them; `armed`: one-shot
-//!   entries that have fired before
+//! - `adopt`: when entries may be adopted, adopting them and giving them back; `armed`: one-shot entries that have fired before;
+//!   `stir`: what makes a set look anew, and whom the peer is to wake for it
 //! - `outer`: the outer epoll
 //! - `nested`: sets inside sets
 //! - `wait`: epoll_wait, and poll on a set; `due`: which adopted entries are to be looked at; `collect`: what they report
@@ -23,9 +23,11 @@ mod due;
 mod nested;
 mod outer;
 mod set;
+mod stir;
 mod wait;
 
-pub use adopt::{Hold, adopt, ask_all_anew, ask_anew, before_exec, hold, note_arrivals, retire, rouse};
+pub use adopt::{Hold, adopt, before_exec, hold, retire};
 pub use control::{control, forget, number_closes};
 pub use set::{after_fork_in_child, before_fork, closed, create, duplicate};
+pub use stir::{ask_all_anew, ask_anew, note_arrivals, rouse};
 pub use wait::{Limit, any_ready, fall_asleep_on, outer_of, pass_on, readable, wait};

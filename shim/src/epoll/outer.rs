@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use libc::epoll_event;
 
-use super::adopt::watch;
 use super::set::{Guard, Set};
+use super::stir::watch;
 use crate::debug::{self, Fault};
 use crate::provider::far;
 use crate::switch::Conn;

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use smallvec::{SmallVec, smallvec};
 
-use super::adopt::{Adopted, unwatch};
+use super::adopt::Adopted;
 use super::due::{Due, Mail};
 use super::nested::{self, Nested};
+use super::stir::unwatch;
 use crate::fd_table::{self, Entry};
 use crate::hidden;
 use crate::lock::{Held, Lock};

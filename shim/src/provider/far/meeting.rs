@@ -23,9 +23,9 @@ pub type Say<'a> = dyn Fn(&Message) -> bool + 'a;
 
 #[derive(Default)]
 pub struct Book {
-    domains: Domains,
+    pub(super) domains: Domains,
     /// By number.
-    meetings: Vec<Option<Meeting>>,
+    pub(super) meetings: Vec<Option<Meeting>>,
 }
 
 pub(super) struct Meeting {
@@ -34,20 +34,20 @@ pub(super) struct Meeting {
     pub(super) role: u8,
     /// policyd's start that knows its name.
     pub(super) instance: u64,
-    place: Place,
-    handle: *mut Companion,
+    pub(super) place: Place,
+    pub(super) handle: *mut Companion,
     pub(super) life: Life,
     /// All bits of [`told`] so far.
     pub(super) known: u32,
     /// The other end's memory.
-    remote: Option<u32>,
+    pub(super) remote: Option<u32>,
     /// What the other end has said.
     peer: Option<tandem_protocol::message::Blob>,
     /// It is connected: what comes before that would be lost, and the queue pair with it.
     confirmed: bool,
-    closing: bool,
+    pub(super) closing: bool,
     /// Nobody here has to do with it any more.
-    ended: bool,
+    pub(super) ended: bool,
     /// The reader's wishes go by the policyds, too.
     pub(super) by_words: bool,
     /// The other end asks whether an epoch was taken.
@@ -479,55 +479,6 @@ fn describe(meeting: &Meeting) -> String {
     let count = unsafe { (driver.provider.describe)(meeting.handle, text.as_mut_ptr().cast(), 256) };
     let count = usize::try_from(count).unwrap_or(0);
     format!("{} {}", driver.name, String::from_utf8_lossy(text.get(..count).unwrap_or(&[])))
-}
-
-/// Ending.
-impl Far {
-    /// Nothing has been carried: TCP goes on.
-    fn give_up(&self, book: &mut Book, number: u32, reason: Reason, say: &Say<'_>) {
-        let Some(meeting) = book.at(number) else { return };
-        crate::log::info(format_args!("companion {:x}: {reason} ({:?})", meeting.far.id, meeting.life));
-        if meeting.instance == meet::instance() && !meeting.ended {
-            say(&Message::FarUnable(meeting.far));
-        }
-        meeting.ended = true;
-        if let Some(slot) = meet::slot_named(meeting.slot) {
-            match slot.stage() {
-                Stage::Attached => switch::leave(slot, slot.descriptor(), reason),
-                _ => meet::settle(slot, reason),
-            }
-        }
-        self.end(book, number);
-    }
-
-    /// No put is made there any more, and by and by none lands.
-    fn close(&self, book: &mut Book, number: u32) {
-        let (Some(conn), Some(meeting)) = (self.conn(number), book.at(number)) else { return };
-        if meeting.closing {
-            return;
-        }
-        // Whoever is in the middle of a put has it behind them then.
-        let Ok(_held) = conn.push.lock() else {
-            self.todo.store(true, Ordering::Release);
-            return;
-        };
-        meeting.closing = true;
-        conn.companion.store(std::ptr::null_mut(), Ordering::Release);
-        // SAFETY: not used again.
-        unsafe { (meeting.place.driver.provider.close)(meeting.handle) };
-    }
-
-    fn end(&self, book: &mut Book, number: u32) {
-        self.close(book, number);
-        let over =
-            |meeting: &mut Meeting| (meeting.known & told::CLOSED != 0).then_some((meeting.place, meeting.remote));
-        if let Some((place, remote)) = book.at(number).and_then(over) {
-            if let Some(entry) = book.meetings.get_mut(number as usize) {
-                *entry = None;
-            }
-            book.domains.give_back(self, place, remote);
-        }
-    }
 }
 
 fn address(addresses: &Addresses, local: bool) -> Address {

@@ -6,7 +6,7 @@
 //! | `layout.rs` | where things stand in memory, and records on their way |
 //! | `push.rs` | what this end has stored goes to the other end |
 //! | `dispatch.rs` | what the provider tells: words and notes that have landed become words of the image, sleepers are woken |
-//! | `meeting.rs` | from policyd's word to a connection that is carried, and its end |
+//! | `meeting.rs`, `ending.rs` | from policyd's word to a connection that is carried; its end |
 //! | `words.rs` | words of the switch-over that go by the policyds |
 //! | `stall.rs` | writers without room for too long |
 //! | `domains.rs` | devices and registered memory |
@@ -19,6 +19,7 @@
 
 mod dispatch;
 mod domains;
+mod ending;
 mod layout;
 mod meeting;
 mod push;
