@@ -24,23 +24,12 @@ const KNOWN: &[(&str, &str)] = &[
         "handlers of both kinds, the one that restarts",
         "a sleep on a provider's descriptor does not know which handler it was",
     ),
-    ("a reset is an edge after the own shutdown of both", SHUT),
-    ("bytes for one that has shut both reset both", SHUT),
-    ("bytes for one that has shut both, reading first", SHUT),
-    ("bytes for one that has shut both, writing first", SHUT),
-    ("bytes that one has unread when it shuts both", SHUT),
-    ("no byte of a file, after a reset", SHUT),
-    ("unread bytes at one that shuts both at once, and closes", SHUT),
-    ("unread bytes at one that shuts both at once, and more come", SHUT),
-    ("unread bytes at one that shuts both at once, and the end", SHUT),
-    ("what is sent to who has shut both ways one after the other", SHUT),
 ];
 
 /// What is under way when the peer resets may be lost with the queue pair, or not.
 const UNCERTAIN: &[&str] = &["WAITALL cut short by a reset", "recvmmsg with bytes is told of a reset"];
 
 const CHILD: &str = "a forked child can neither put nor be told: what it does waits until its parent makes a call";
-const SHUT: &str = "that an end reads no more after its half-close is not said: what is written to it gets no RST";
 
 fn between(hosts: &Arc<Between>, manner: Manner) -> Manner {
     Manner { hosts: Some(hosts.clone()), ..manner }

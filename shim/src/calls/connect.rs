@@ -159,6 +159,10 @@ pub fn shutdown(fd: c_int, how: c_int) -> Outcome<c_int> {
     let kernel_first = how == libc::SHUT_RD;
     if let (Some(conn), false) = (&both, kernel_first) {
         conn.reads_no_more();
+        if conn.pair.is_far() {
+            // It is under way before our FIN is.
+            conn.wake_writer();
+        }
     }
     // SAFETY: the application's own call.
     let outcome = Outcome::of(unsafe { real::shutdown(fd, how) });

@@ -22,6 +22,7 @@ const BATCH: usize = 32;
 pub struct Seen {
     at: u64,
     want: u64,
+    over: bool,
 }
 
 /// What a cookie names.
@@ -154,19 +155,25 @@ impl Far {
             && id != 0
             && id == conn.id.load(Ordering::Relaxed)
             && out.load(Word::ReaderReady) != id
+            && !seen.over
         {
             out.store(Word::ReaderReady, id);
             inward.store(Word::WriterReady, id);
+            inward.store(Word::ReaderReady, id);
             self.tell(conn, told::PEER_READY);
         }
         // SAFETY: as above.
-        if let Some([want, consumed]) = unsafe { landed(records, Record::Want) } {
+        if let Some([want, consumed, over]) = unsafe { landed(records, Record::Want) } {
             if consumed > out.load(Word::Consumed) {
                 out.store(Word::Consumed, consumed);
             }
             if want != seen.want {
                 seen.want = want;
                 out.store(Word::Want, want);
+            }
+            if over != 0 && !seen.over {
+                seen.over = true;
+                out.store(Word::ReaderReady, 0);
             }
         }
         let known = seen.at;

@@ -87,7 +87,7 @@ pub enum Record {
     At = 0,
     /// Writer: {W + 1, [`end`] bits}.
     End = 1,
-    /// Reader: {`Want`, `Consumed`}: who has asked for something has not consumed more than that, nor less.
+    /// Reader: {`Want`, `Consumed`, 1 if it reads no more}: who has asked for something has not consumed more than that, nor less.
     Want = 2,
     /// Both: {the companion's id}.
     Ready = 3,
@@ -138,7 +138,7 @@ pub struct Endpoint<'a> {
     pub provider: &'a [u8],
 }
 
-const MAGIC: u32 = u32::from_le_bytes(*b"tsw3");
+const MAGIC: u32 = u32::from_le_bytes(*b"tsw4");
 const NAME_AT: usize = 16 + SHARE_BYTES;
 const HEAD: usize = NAME_AT + ProviderName::BYTES;
 

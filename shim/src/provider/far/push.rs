@@ -29,6 +29,9 @@ pub struct Pushed {
     end: [u64; 2],
     want: u64,
     consumed: u64,
+    /// This end has said that it reads; and then that it does no more.
+    reads: bool,
+    over: bool,
     produced: u64,
     /// The last note.
     noted: u64,
@@ -168,11 +171,15 @@ impl Far {
         let consumed = inward.load(Word::Consumed);
         let last = inward.load(Word::End);
         let all = last != 0 && consumed.wrapping_add(1) == last && consumed != pushed.consumed;
-        if want == pushed.want && consumed.saturating_sub(pushed.consumed) < credit && !all {
+        let ready = inward.load(Word::ReaderReady) != 0;
+        pushed.reads |= ready;
+        let over = pushed.reads && !ready;
+        if want == pushed.want && consumed.saturating_sub(pushed.consumed) < credit && !all && over == pushed.over {
             return Ok(());
         }
-        self.put_record(conn, pushed, Record::Want, &sealed([want, consumed]), 24, Token::Nothing, true)?;
-        (pushed.want, pushed.consumed) = (want, consumed);
+        let record = sealed([want, consumed, over.into()]);
+        self.put_record(conn, pushed, Record::Want, &record, 32, Token::Nothing, true)?;
+        (pushed.want, pushed.consumed, pushed.over) = (want, consumed, over);
         Ok(())
     }
 
