@@ -71,7 +71,7 @@ const ONCE: f64 = 10_000_000.0;
 #[test]
 fn pass_through_instructions() {
     const TEST: &str = "pass_through_instructions";
-    const PAIRS: u64 = 1_000_000;
+    const PAIRS: u64 = 400_000;
     if which("valgrind").is_none() {
         return println!("{TEST}: NOT RUN: valgrind is not installed");
     }
