@@ -45,6 +45,11 @@ def goals(told):
         holds = ratio <= times if sign == "≤" else ratio >= times
         said = "yes" if holds else f"NO, {number(ratio)}"
         judged.append((f"{name}: {sign} {times} × {WAYS.get(other, other)}: {said}", holds))
+    meets, connects = medians.get("meet to switch-over"), medians["connect"]
+    if meets:
+        holds = meets["tandem"] <= connects["rspreload"]
+        said = "yes" if holds else f"NO, {number(meets['tandem'] / connects['rspreload'])}"
+        judged.append((f"meet to switch-over: ≤ 1 × librspreload's connect: {said}", holds))
     idle = next(figures for name, figures in medians.items() if name.startswith("idle"))
     more = idle["tandem"] - idle["tcp"]
     holds = more <= IDLE
