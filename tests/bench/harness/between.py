@@ -58,8 +58,8 @@ def goals(told):
 
 
 def markdown(told):
-    order = [way for way in (*WAYS, *told["rows"][0]["ways"]) if way in told["rows"][0]["ways"]]
-    ways = list(dict.fromkeys(order))
+    present = told["rows"][0]["ways"]
+    ways = list(dict.fromkeys(way for way in (*WAYS, *present) if way in present))
     yield f"One device (SoftRoCE) in a guest that talks to itself, Linux {told['kernel']}, {told['cores']} emulated cores: order and ratio,"
     yield f"never speed. Medians of {told['rounds']} rounds, all ways in turns. The device's own limit is by perftest: ib_write_lat twice,"
     yield "ib_write_bw. By companion: bytes that Tandem's switches count, all rounds together."
