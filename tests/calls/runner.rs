@@ -28,6 +28,8 @@ pub struct Manner {
     pub debug: Option<String>,
     /// The server on the second host, the client on the first.
     pub hosts: Option<Arc<Between>>,
+    /// Before each call, for what is on a wire.
+    pub pause: Option<Duration>,
 }
 
 /// Cases mostly wait: so many are under way at one time. The same on every machine, so that a failure can be repeated.
@@ -47,11 +49,11 @@ pub struct Ran {
 
 impl Manner {
     pub const fn natively(held: Held) -> Self {
-        Self { way: Way::Neither, held, warm: "3", debug: None, hosts: None }
+        Self { way: Way::Neither, held, warm: "3", debug: None, hosts: None, pause: None }
     }
 
     pub const fn of(way: Way, held: Held, warm: &'static str) -> Self {
-        Self { way, held, warm, debug: None, hosts: None }
+        Self { way, held, warm, debug: None, hosts: None, pause: None }
     }
 
     /// The same without Tandem.
@@ -120,6 +122,10 @@ impl Manner {
             let Some(between) = &self.hosts else { return launch.spawn(&scratch) };
             let host = &between.hosts[at];
             let launch = launch.in_namespace(host.namespace.as_ref());
+            let launch = match self.pause {
+                Some(pause) => launch.env("TANDEM_TESTS_PAUSE_MS", pause.as_millis().to_string()),
+                None => launch,
+            };
             launch.env("TANDEM_TESTS_ADDRESS", &between.hosts[1].address).spawn(&scratch)
         };
         let mut ends = match self.held {

@@ -8,7 +8,8 @@
  * A case without a `connect` starts with a connection that has made WARM ping-pongs (`w`: until it is carried).
  *
  * Calls are made in the schedule's order by whichever process its actor is. Before each of them the kernel has been given the
- * time to bring what the other end sent: see settle(). */
+ * time to bring what the other end sent: see settle(). With TANDEM_TESTS_PAUSE_MS a wire that nobody can ask is given so many
+ * milliseconds, too. */
 #include "common.h"
 #include "calls_board.h"
 #include "calls_data.h"
@@ -50,11 +51,14 @@ void make_call(struct call *call)
     put(call, "no such call");
 }
 
+static unsigned pause_us;
+
 /* False: this is the child that it made. */
 static bool perform(struct op *op, int number)
 {
     struct call call = { .op = op };
     find_descriptor(&call);
+    if (pause_us) usleep(pause_us);
     if (call.fd >= 0 && op->actor != 'l') settle(&call), settle_companion(&call);
     if (op->thread >= 0) {
         begin_thread(&call);
@@ -97,6 +101,7 @@ int main(int argc, char **argv)
 {
     begin(argc, argv);
     open_board(argv[1], argv[2], argv[3]);
+    if (getenv("TANDEM_TESTS_PAUSE_MS")) pause_us = 1000 * atoi(getenv("TANDEM_TESTS_PAUSE_MS"));
     struct schedule *list = read_schedules(args[0]);
     int first = atoi(args[1]);
     for (int i = 0; list[i].name; i++)
