@@ -1,4 +1,4 @@
-//! Two guests, inside `scripts/vm guests`: this runs on both at once. In the last test the second one goes off.
+//! Two guests, inside `scripts/vm guests`: this runs on both at once. In the last test, by hand, the second one goes off.
 
 use std::fs;
 use std::time::Duration;

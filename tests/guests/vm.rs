@@ -64,8 +64,8 @@ fn run_program_inside(program: &Path, words: &[&str], filters: &str) {
     let text = format!("{}{}", outcome.text(), String::from_utf8_lossy(&outcome.stderr));
     println!("{text}");
     assert_eq!(outcome.end, End::Exit(0), "{words:?}; what it printed is above");
-    // Of two guests the second one goes off in the last test; the first has waited for its word on each.
-    assert_eq!(passed(&text), Some(1), "one line that tests have passed, and one at least");
+    // Of two guests each has its line, unless the second one goes off: then the first has waited for its word.
+    assert!(passed(&text).is_some_and(|lines| lines > 0), "no line that tests have passed, or one without any");
     hand_on_proofs(&shared);
 }
 
