@@ -314,11 +314,10 @@ pub fn glance(conn: &Conn) -> u32 {
     if is_fresh(conn, sys::tick_ns()) { conn.slot.anchor.load(Ordering::Acquire) } else { look(conn) }
 }
 
-/// The anchor was looked at in this clock tick, and the peer has not closed, which within a host its words tell at once.
+/// The anchor was looked at in this clock tick, and the peer has not closed, which its words tell at once.
 #[inline]
 pub fn is_fresh(conn: &Conn, tick: u64) -> bool {
-    // Between hosts nothing but the kernel tells that the peer reads no more.
-    !conn.pair.is_far() && !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick
+    !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick
 }
 
 /// It was looked at in this clock tick, and it has said nothing of an end.
