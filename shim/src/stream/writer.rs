@@ -12,6 +12,8 @@ const REWIND_AT: u64 = if cfg!(test) { 5 } else { 16 << 10 };
 
 /// What is published at once in a long write, so that the reader can begin.
 const STRIDE: u64 = if cfg!(test) { 3 } else { 64 << 10 };
+/// The same where words travel: a quarter of a ring, so that some of it is copied in, some under way, and some copied out.
+pub const TRAVELLING_STRIDE: usize = 32 << 10;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
@@ -203,6 +205,12 @@ impl Writer {
         debug_assert!(self.state == WState::Ring && n as u64 <= self.known_room());
         self.written += n as u64;
         port.store(Word::Produced, self.written);
+    }
+
+    /// After so many bytes of a long write the other end is to be told before more is copied.
+    #[inline]
+    pub fn stride(&self) -> usize {
+        if self.travels { TRAVELLING_STRIDE } else { usize::MAX }
     }
 
     /// reserve, copy, commit, until `len` bytes are written or there is no room. Then the caller fences and wakes.

@@ -201,8 +201,10 @@ impl<F: FnMut() -> ssize_t> Source for Memory<'_, F> {
         if self.absent {
             return Err(libc::EFAULT);
         }
-        let mut put = 0;
-        while let Some(part) = self.parts.get(self.part) {
+        let (mut put, most) = (0, writer.stride());
+        while put < most
+            && let Some(part) = self.parts.get(self.part)
+        {
             if self.at == part.iov_len {
                 self.part += 1;
                 self.at = 0;
@@ -210,7 +212,7 @@ impl<F: FnMut() -> ssize_t> Source for Memory<'_, F> {
             }
             let from = part.iov_base.cast::<u8>().wrapping_add(self.at);
             // SAFETY: the application gave that many bytes there.
-            let n = unsafe { writer.write(port, from, part.iov_len - self.at) };
+            let n = unsafe { writer.write(port, from, (part.iov_len - self.at).min(most - put)) };
             if n == 0 {
                 break;
             }

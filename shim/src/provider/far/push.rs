@@ -13,6 +13,8 @@ use crate::{real, sys};
 
 /// Credit goes back when so much is free.
 const CREDIT: u64 = RING as u64 / 4;
+/// And the reader is told of so much at once: it copies, and gives credit, while more is under way.
+const PIECE: u64 = RING as u64 / 4;
 /// The provider tells two notes apart, older and newer, that differ by less than twice this.
 const NOTE_STRIDE: u64 = 1 << (NOTE_BITS - 2);
 /// Puts in one call; a run of the ring has one seam at most, and so has a change of geometry.
@@ -235,13 +237,14 @@ impl Far {
         while pushed.produced < produced {
             let mut puts = [NOTHING; RUNS];
             let (mut at, mut count) = (pushed.produced, 0);
+            let until_here = produced.min(at + PIECE);
             for put in &mut puts {
-                if at >= produced {
+                if at >= until_here {
                     break;
                 }
                 let (start, until) = standing(out, at);
                 let from = at.wrapping_sub(start) % RING as u64;
-                let bytes = (RING as u64 - from).min(until.min(produced) - at);
+                let bytes = (RING as u64 - from).min(until.min(until_here) - at);
                 at += bytes;
                 count += 1;
                 *put = Put {
@@ -250,7 +253,7 @@ impl Far {
                     local_offset: staged(number) + from,
                     remote_offset: conn.remote_at.load(Ordering::Relaxed) + RECORDS as u64 + from,
                     bytes: bytes as u32,
-                    flags: if at == produced || count == RUNS { NOTIFY } else { 0 },
+                    flags: if at == until_here || count == RUNS { NOTIFY } else { 0 },
                     note: note(at),
                     ..NOTHING
                 };
