@@ -14,7 +14,7 @@ use crate::provider::far;
 use crate::slot::flag;
 use crate::switch::ready;
 use crate::switch::sleep::{self, Standing, Way};
-use crate::switch::spin;
+use crate::switch::spin::{self, Reach};
 use crate::wake::Wake;
 use crate::{meet, real, sys};
 
@@ -119,7 +119,7 @@ pub unsafe fn wait(
             set.lock().is_none_or(|inner| inner.stirred(set))
         };
         let backlog = || set.lock().map_or(0, |inner| inner.backlog());
-        if spins && spin::spin(stirs, backlog) {
+        if spins && spin::spin(Reach::of(far::existing().is_some()), stirs, backlog) {
             continue;
         }
         if !whole {

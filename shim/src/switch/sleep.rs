@@ -12,7 +12,8 @@ use tandem_protocol::Reason;
 
 use super::anchor::FinalWord;
 use super::restartable::{self, Slept};
-use super::{Conn, anchor, far, receive, send, spin};
+use super::spin::{self, Reach};
+use super::{Conn, anchor, far, receive, send};
 use crate::calls::lifecycle;
 use crate::provider::local::WAKE0;
 use crate::signals::{self, AfterSignal};
@@ -450,6 +451,7 @@ fn spun_for(conn: &Conn, way: Way) -> bool {
     if !spin::inclined() {
         return false;
     }
+    let reach = Reach::of(conn.pair.is_far());
     match way {
         Way::In => {
             let delivered = conn.slot.delivered();
@@ -459,7 +461,7 @@ fn spun_for(conn: &Conn, way: Way) -> bool {
                 far::glance(conn);
                 there() > 0 || conn.inward.load_final()
             };
-            spin::spin(ready, there)
+            spin::spin(reach, ready, there)
         }
         Way::Out => {
             let before = conn.out.load(Word::Consumed);
@@ -468,7 +470,7 @@ fn spun_for(conn: &Conn, way: Way) -> bool {
                 far::glance(conn);
                 moved() != 0
             };
-            spin::spin(ready, moved)
+            spin::spin(reach, ready, moved)
         }
     }
 }

@@ -16,11 +16,35 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crate::{quota, real, sys};
 
-/// So much of this thread's own time: two wakes from core to core, and what is done between them. Were it less, two ends that
-/// had both fallen asleep would never again find each other awake.
-const OWN_NS: u64 = 100_000;
-/// And so much in all, others' time included: a time limit of the call is looked at afterwards.
-const ALL_NS: u64 = 1_000_000;
+/// Whose stores are looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Another process's of this host: a look is a load.
+    Host,
+    /// Another host's, perhaps: a look asks the provider, and they come by wire.
+    Wire,
+}
+
+impl Reach {
+    pub fn of(far: bool) -> Reach {
+        if far { Reach::Wire } else { Reach::Host }
+    }
+
+    /// So much of this thread's own time: two wakes from core to core, and what is done between them. Were it less, two ends that
+    /// had both fallen asleep would never again find each other awake. By wire an interrupt and a look at the device come to each wake.
+    const fn own_ns(self) -> u64 {
+        match self {
+            Reach::Host => 100_000,
+            Reach::Wire => 400_000,
+        }
+    }
+
+    /// And so much in all, others' time included: a time limit of the call is looked at afterwards.
+    const fn all_ns(self) -> u64 {
+        10 * self.own_ns()
+    }
+}
+
 /// Looks before the first offer, and between two.
 const FIRST_LOOKS: u32 = 64;
 const LOOKS: u32 = 16;
@@ -59,7 +83,7 @@ fn crowded() -> bool {
 }
 
 /// True as soon as `ready` is; false when it did not help. `backlog`: bytes that have come, asked when `ready` is.
-pub fn spin(ready: impl Fn() -> bool, backlog: impl Fn() -> u64) -> bool {
+pub fn spin(reach: Reach, ready: impl Fn() -> bool, backlog: impl Fn() -> u64) -> bool {
     let mut looks = if SHARED.load(Ordering::Relaxed) { 1 } else { FIRST_LOOKS };
     let (mut own, mut shared, mut away) = (0, false, 0);
     let (mut first, mut began, mut number) = (0, 0, 0);
@@ -72,7 +96,10 @@ pub fn spin(ready: impl Fn() -> bool, backlog: impl Fn() -> u64) -> bool {
                 credit(2);
                 return true;
             }
-            std::hint::spin_loop();
+            // A look at a device takes its time by itself.
+            if reach == Reach::Host {
+                std::hint::spin_loop();
+            }
         }
         looks = LOOKS;
         let offered = sys::now_ns();
@@ -82,7 +109,7 @@ pub fn spin(ready: impl Fn() -> bool, backlog: impl Fn() -> u64) -> bool {
         }
         own += offered - began;
         let later = BEGUN.load(Ordering::Relaxed).wrapping_sub(number);
-        if own >= OWN_NS || offered - first >= ALL_NS || later > processors() {
+        if own >= reach.own_ns() || offered - first >= reach.all_ns() || later > processors() {
             note(shared, away, &|| 0);
             if !shared {
                 credit(-1);
@@ -170,7 +197,7 @@ mod tests {
             let mut found = 0;
             for round in 0..ROUNDS {
                 let my_turn = || turn.load(Ordering::Acquire) >= 2 * round + mine;
-                found += u64::from(spin(my_turn, || u64::MAX));
+                found += u64::from(spin(Reach::Host, my_turn, || u64::MAX));
                 while !my_turn() {
                     std::thread::sleep(Duration::from_micros(1));
                 }
@@ -189,6 +216,7 @@ mod tests {
         let looks = Cell::new(0u64);
         let before = Instant::now();
         let found = spin(
+            Reach::Host,
             || {
                 looks.set(looks.get() + 1);
                 false

@@ -13,7 +13,8 @@ use libc::{c_int, c_short, c_ulong, fd_set, nfds_t, pollfd, sigset_t};
 use super::sleep::{self, Borrowed, Standing, Way, stand};
 use smallvec::SmallVec;
 
-use super::{Conn, anchor, far, ready, receive, send, spin};
+use super::spin::{self, Reach};
+use super::{Conn, anchor, far, ready, receive, send};
 use crate::fd_table::{self, Entry};
 use crate::outcome::Outcome;
 use crate::provider::local::WAKE0;
@@ -315,7 +316,8 @@ impl Round {
             marks.iter().take(1).for_each(|(conn, _)| far::glance(conn));
             marks.iter().any(|(conn, delivered)| receive::produced(conn) > *delivered)
         };
-        !marks.is_empty() && spin::inclined() && spin::spin(ready, there)
+        let reach = Reach::of(marks.iter().any(|(conn, _)| conn.pair.is_far()));
+        !marks.is_empty() && spin::inclined() && spin::spin(reach, ready, there)
     }
 
     /// `fooled`: there was something so often of which nothing came that the next look is a moment later; see `sleep::MOST_IN_VAIN`.
