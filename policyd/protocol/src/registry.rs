@@ -31,7 +31,7 @@ use crate::message::SlotRef;
 use crate::reason::{REASON_SLOTS, Reason};
 
 pub const MAGIC: u32 = u32::from_le_bytes(*b"TNDR");
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Rows; a switch uses its slot's index.
 pub const ROWS: usize = 65_536;
 
@@ -88,33 +88,35 @@ pub struct Totals {
     pub reasons: [AtomicU64; REASON_SLOTS],
 }
 
+/// All that a connection touches which is never carried is in the first cache line.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Row {
     /// 0 free, even live, odd being written.
     sequence: AtomicU32,
+    last_sequence: AtomicU32,
     pub pid: AtomicU32,
+    flags: AtomicU32,
     provider: AtomicU32,
     /// A [`Reason`] code, and [`SETTLED`].
     reason: AtomicU32,
     addr_family: AtomicU32,
     /// local << 16 | remote
     ports: AtomicU32,
-    local: [AtomicU64; 2],
-    remote: [AtomicU64; 2],
     pub tx_tcp: AtomicU64,
     pub rx_tcp: AtomicU64,
-    pub tx_companion: AtomicU64,
-    pub rx_companion: AtomicU64,
-    cookie: AtomicU64,
-    flags: AtomicU32,
-    last_sequence: AtomicU32,
     /// Switch: what policyd may examine, as [`claim_word`]; 0: nothing.
     claim: AtomicU64,
     /// Switch: the process whose descriptor that is.
     claimant: AtomicU32,
     /// The generation whose descriptor the switch has sent; policyd stores 0 when it has closed it.
     shown: AtomicU32,
+    local: [AtomicU64; 2],
+    remote: [AtomicU64; 2],
+    /// 0 when a connection is announced: see [`Registry::wipe`].
+    pub tx_companion: AtomicU64,
+    pub rx_companion: AtomicU64,
+    cookie: AtomicU64,
     _spare: AtomicU64,
 }
 
@@ -122,11 +124,11 @@ pub struct Row {
 pub const SETTLED: u32 = 0x8000_0000;
 /// In `flags`: this end connected (its SYN is one of the kernel's acknowledged bytes).
 const CONNECTED: u32 = 1;
-/// In `addr_family`: no addresses yet; the first word of `local` is the descriptor.
+/// In `addr_family`: no addresses and no cookie yet; `ports` is the descriptor.
 const ANNOUNCED: u32 = 1;
 
 const _: () = assert!(size_of::<Header>() == 4_096);
-const _: () = assert!(size_of::<Row>() == 128);
+const _: () = assert!(size_of::<Row>() == 128 && offset_of!(Row, local) == 64);
 const _: () = assert!(Registry::BYTES == 4_096 + ROWS * (128 + Native::BYTES));
 
 /// Who and what a row is about.
@@ -185,17 +187,24 @@ impl Registry {
 
     /// Switch: the connection is established. Starts on TCP with no bytes.
     pub fn publish(&self, index: usize, identity: &Identity, reason: Reason) {
+        self.wipe(index);
         self.row(index).publish(reason, |row| row.describe(identity));
         self.use_row(index);
     }
 
+    /// Switch: the free row's last connection may have been carried. (Done for those alone, for an announcement stays within one cache line.)
+    pub fn wipe(&self, index: usize) {
+        self.row(index).tx_companion.store(0, Ordering::Relaxed);
+        self.row(index).rx_companion.store(0, Ordering::Relaxed);
+    }
+
     /// Switch: as [`Registry::publish`], of the connection that descriptor `fd` of process `pid` shows.
     pub fn announce(&self, index: usize, (pid, fd): (u32, i32), connected: bool, reason: Reason) {
-        let identity = Identity { pid, addresses: NO_ADDRESSES, cookie: 0, connected };
         self.row(index).publish(reason, |row| {
-            row.describe(&identity);
+            row.pid.store(pid, Ordering::Relaxed);
             row.addr_family.store(ANNOUNCED, Ordering::Relaxed);
-            row.local[0].store(u64::from(fd.cast_unsigned()), Ordering::Relaxed);
+            row.ports.store(fd.cast_unsigned(), Ordering::Relaxed);
+            row.flags.store(if connected { CONNECTED } else { 0 }, Ordering::Relaxed);
         });
         self.use_row(index);
     }
@@ -225,12 +234,9 @@ impl Registry {
     /// Switch: the connection is closed. Frees the row and adds it to the totals; a second call does nothing.
     pub fn retire(&self, index: usize) {
         let row = self.row(index);
-        let copy = row.read();
-        if row.sequence.swap(0, Ordering::AcqRel) == 0 {
-            return;
-        }
-        if let Some(copy) = copy {
-            self.header.totals.add(&copy);
+        if row.sequence.swap(0, Ordering::AcqRel) != 0 {
+            // The row has no other user until the slot is given back, which the caller does later.
+            self.header.totals.add(row);
         }
     }
 
@@ -339,15 +345,31 @@ impl Native {
 }
 
 impl Totals {
-    fn add(&self, row: &Snapshot) {
+    /// What a row that has just been retired counts for.
+    fn add(&self, row: &Row) {
+        let Some(provider) = Provider::from_word(row.provider.load(Ordering::Relaxed)) else { return };
         self.connections.fetch_add(1, Ordering::Relaxed);
-        if row.carried() {
+        let [tx, rx] = [&row.tx_companion, &row.rx_companion].map(|count| count.load(Ordering::Relaxed));
+        let carried = provider != Provider::Tcp || tx != 0 || rx != 0;
+        if carried {
             self.carried.fetch_add(1, Ordering::Relaxed);
-            self.tx_companion.fetch_add(row.tx_companion, Ordering::Relaxed);
-            self.rx_companion.fetch_add(row.rx_companion, Ordering::Relaxed);
+            self.tx_companion.fetch_add(tx, Ordering::Relaxed);
+            self.rx_companion.fetch_add(rx, Ordering::Relaxed);
         }
-        if let Some(counter) = row.counted_reason().and_then(|r| self.reasons.get(r.code() as usize)) {
+        let reason = row.known_reason().filter(|&reason| provider == Provider::Tcp && reason != Reason::None);
+        if let Some(counter) = reason.and_then(|reason| self.reasons.get(reason.code() as usize)) {
             counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Provider {
+    fn from_word(word: u32) -> Option<Provider> {
+        match word {
+            0 => Some(Provider::Tcp),
+            1 => Some(Provider::Local),
+            2 => Some(Provider::PlugIn),
+            _ => None,
         }
     }
 }
@@ -373,11 +395,16 @@ impl Row {
         fence(Ordering::Release);
         self.provider.store(Provider::Tcp as u32, Ordering::Relaxed);
         self.reason.store(u32::from(reason.code()), Ordering::Relaxed);
-        for count in [&self.tx_tcp, &self.rx_tcp, &self.tx_companion, &self.rx_companion] {
-            count.store(0, Ordering::Relaxed);
-        }
+        self.tx_tcp.store(0, Ordering::Relaxed);
+        self.rx_tcp.store(0, Ordering::Relaxed);
         describe(self);
         self.sequence.store(live, Ordering::Release);
+    }
+
+    /// `None`: a code that this version doesn't know.
+    fn known_reason(&self) -> Option<Reason> {
+        let reason = self.reason.load(Ordering::Relaxed);
+        u16::try_from(reason & !SETTLED).ok().and_then(Reason::from_code)
     }
 
     /// Of a live row, what the seqlock guards.
@@ -454,26 +481,24 @@ impl Row {
     }
 
     fn copy(&self) -> Option<Snapshot> {
-        let (addresses, descriptor) = match self.addr_family.load(Ordering::Relaxed) {
-            ANNOUNCED => (NO_ADDRESSES, Some(self.local[0].load(Ordering::Relaxed) as i32)),
-            code => (self.addresses(u8::try_from(code).ok().and_then(IpFamily::from_code)?), None),
+        let (addresses, cookie, descriptor) = match self.addr_family.load(Ordering::Relaxed) {
+            ANNOUNCED => (NO_ADDRESSES, 0, Some(self.ports.load(Ordering::Relaxed).cast_signed())),
+            code => {
+                let family = u8::try_from(code).ok().and_then(IpFamily::from_code)?;
+                (self.addresses(family), self.cookie.load(Ordering::Relaxed), None)
+            }
         };
         let reason = self.reason.load(Ordering::Relaxed);
         Some(Snapshot {
             identity: Identity {
                 pid: self.pid.load(Ordering::Relaxed),
                 addresses,
-                cookie: self.cookie.load(Ordering::Relaxed),
+                cookie,
                 connected: self.flags.load(Ordering::Relaxed) & CONNECTED != 0,
             },
             descriptor,
-            provider: match self.provider.load(Ordering::Relaxed) {
-                0 => Provider::Tcp,
-                1 => Provider::Local,
-                2 => Provider::PlugIn,
-                _ => return None,
-            },
-            reason: u16::try_from(reason & !SETTLED).ok().and_then(Reason::from_code),
+            provider: Provider::from_word(self.provider.load(Ordering::Relaxed))?,
+            reason: self.known_reason(),
             settled: reason & SETTLED != 0,
             tx_tcp: self.tx_tcp.load(Ordering::Relaxed),
             rx_tcp: self.rx_tcp.load(Ordering::Relaxed),
