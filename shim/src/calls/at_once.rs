@@ -5,10 +5,12 @@
 
 use std::os::fd::RawFd;
 
-use libc::c_int;
+use libc::{c_int, sockaddr, sockaddr_in, socklen_t};
 
-use super::lifecycle;
+use super::{connect, lifecycle};
+use crate::autobind::assignment;
 use crate::autobind::record::is;
+use crate::config::{self, Attach};
 use crate::family::{self, Family};
 use crate::fd_table::{self, Entry};
 use crate::lock::fence_behind_exchange;
@@ -32,6 +34,52 @@ pub fn socket(domain: c_int, kind: c_int, protocol: c_int, call: impl FnOnce() -
         }
     }
     Some(fd)
+}
+
+/// To this host itself, which AutoBind leaves alone, by a socket that it has done nothing to. See `connect::connect`.
+///
+/// # Safety
+/// The arguments of connect(2).
+#[inline(always)]
+pub unsafe fn connect(
+    fd: RawFd,
+    address: *const sockaddr,
+    length: socklen_t,
+    call: impl FnOnce() -> c_int,
+) -> Option<c_int> {
+    let slot = slot::of(fd)?;
+    let record = &slot.slot.autobind;
+    // SAFETY: by the caller.
+    if config::attach() != Attach::Data || record.has(TOUCHED) || !unsafe { is_loopback(address, length) } {
+        return None;
+    }
+    if !slot.is_before(Stage::Attached) || assignment::is_dormant() {
+        return None;
+    }
+    if !record.has(is::EXPLICIT) {
+        record.raise(is::DECIDED);
+    }
+    let result = call();
+    if result == 0 || matches!(outcome::errno(), libc::EINPROGRESS | libc::EINTR | libc::EALREADY) {
+        connect::watch(slot, fd);
+    }
+    Some(result)
+}
+
+const TOUCHED: u32 = is::SERVED | is::FAILS | is::OUR_ADDRESS | is::OUR_DEVICE;
+
+/// An IPv4 address of the loopback's.
+///
+/// # Safety
+/// Null, or `length` readable bytes.
+#[inline(always)]
+unsafe fn is_loopback(address: *const sockaddr, length: socklen_t) -> bool {
+    if address.is_null() || (length as usize) < size_of::<sockaddr_in>() {
+        return false;
+    }
+    // SAFETY: by the caller; it need not be aligned.
+    let address = unsafe { address.cast::<sockaddr_in>().read_unaligned() };
+    c_int::from(address.sin_family) == libc::AF_INET && u32::from_be(address.sin_addr.s_addr) >> 24 == 127
 }
 
 /// From a listener that is known. See `connect::accepted`.

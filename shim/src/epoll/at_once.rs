@@ -86,8 +86,7 @@ fn is_more(set: &Set, slot: SlotRef, fd: RawFd, has_room: bool) {
 /// The last descriptor of a connection that nothing carries is about to be closed. False: it is in more sets than one, or the set is in use.
 #[inline(always)]
 pub fn forget(slot: SlotRef) -> bool {
-    let mut sets = slot.sets();
-    let (Some(number), None) = (sets.next(), sets.next()) else { return false };
+    let Some(number) = slot.own().only_set() else { return false };
     let Some(set) = at(number) else { return false };
     let Some(mut inner) = set.try_lock() else { return false };
     if set.adopted.load(Ordering::Acquire) != 0 || slot.has(flag::REGISTERED_TWICE) {

@@ -69,6 +69,9 @@ macro_rules! body {
     (accepts($($r:ident),*) $name:ident($($v:ident: $t:ty),*) $($rest:tt)*) => {
         if started() { at_once($($v),*) } else { real::tail::$name($($v),*) }
     };
+    (joins($fd:ident, $($r:ident),*) $name:ident($($v:ident: $t:ty),*) $($rest:tt)*) => {
+        if concerns_life($fd) { at_once($($v),*) } else { real::tail::$name($($v),*) }
+    };
     (ends($fd:ident) $name:ident($($v:ident: $t:ty),*) $($rest:tt)*) => {
         if concerns_life($fd) { at_once($($v),*) } else { real::tail::$name($($v),*) }
     };
@@ -162,6 +165,10 @@ macro_rules! cold {
     (accepts($fd:ident) $name:ident($($v:ident: $t:ty),*) -> $ret:ty, $($h:tt)*) => {
         before!((calls::at_once::accept($fd, || real::$name($($v),*))) ($($v: $t),*) -> $ret);
         slow!("C-unwind" (false) () $name($($v: $t),*) -> $ret, ($($v: $t),*) $($h)*);
+    };
+    (joins($fd:ident, $($r:ident),*) $name:ident($($v:ident: $t:ty),*) -> $ret:ty, $($h:tt)*) => {
+        before!((calls::at_once::connect($fd, $($r),*, || real::$name($($v),*))) ($($v: $t),*) -> $ret);
+        slow!("C-unwind" (is_hidden($fd)) () $name($($v: $t),*) -> $ret, ($($v: $t),*) $($h)*);
     };
     (ends($fd:ident) $name:ident($($v:ident: $t:ty),*) -> $ret:ty, $($h:tt)*) => {
         before!((calls::at_once::close($fd).then(|| real::$name($($v),*))) ($($v: $t),*) -> $ret);

@@ -8,7 +8,7 @@
 //! | `life(fd, …)` | one of the numbers has any entry | tail call |
 //! | `device(fd)` | as `life`, and a number that is lent to a provider's device libraries is not hidden | tail call |
 //! | `takes`, `gives`, `gives_parts`, `gives_file`, `waits` | as `data`, and what can be done at once is not all | tail call |
-//! | `registers`, `ends`, `sets` | the same, as `life` | tail call |
+//! | `registers`, `joins`, `ends`, `sets` | the same, as `life` | tail call |
 //! | `makes`, `accepts` | the same, as `always` | tail call |
 //! | `names(fd, address, flags)` | as `data`, or it is a tracked socket's send to an address | tail call |
 //! | `sends(fd, message, flags)`, `sends_many(fd, messages, count, flags)` | as `names`, or a message carries control data (descriptors) | tail call |
@@ -34,8 +34,8 @@ macro_rules! table {
             life(fd) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => calls::connect::bind;
             life(fd) fn bindresvport(fd: c_int, address: *mut sockaddr_in) -> c_int => calls::connect::bindresvport;
             life(fd) fn listen(fd: c_int, backlog: c_int) -> c_int => calls::connect::listen;
-            life(fd) fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => calls::connect::connect;
-            life(fd) fn __connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => calls::connect::connect;
+            joins(fd, address, length) fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => calls::connect::connect;
+            joins(fd, address, length) fn __connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => calls::connect::connect;
             accepts(fd) fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int => calls::connect::accept;
             accepts(fd) fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int
                 => calls::connect::accept4;

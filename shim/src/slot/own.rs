@@ -86,6 +86,15 @@ impl Own {
         self.descriptors.compare_exchange(1, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// The one set that it is registered in, where that is its first and no other has been there meanwhile.
+    #[inline(always)]
+    pub fn only_set(&self) -> Option<u32> {
+        let [first, second] = &self.sets;
+        let mark = first.load(Ordering::Acquire);
+        let only = second.load(Ordering::Acquire) == 0 && (1..=u64::from(u16::MAX)).contains(&mark);
+        only.then(|| mark as u32 - 1)
+    }
+
     /// It is registered nowhere.
     #[inline(always)]
     pub fn is_in_no_set(&self) -> bool {
@@ -223,11 +232,13 @@ mod tests {
         assert!(slot.own().is_in_no_set());
         assert!(slot.enter_set(7, 3_001));
         assert!(!slot.has(flag::REGISTERED_TWICE) && slot.registered() == 3_001);
+        assert_eq!(slot.own().only_set(), Some(7));
         slot.leave_set(7);
-        assert!(slot.own().is_in_no_set());
+        assert!(slot.own().is_in_no_set() && slot.own().only_set().is_none());
         for set in 0..MOST_SETS as u32 {
             assert!(slot.enter_set(set, 3_001));
             assert_eq!(slot.has(flag::REGISTERED_TWICE), set > 0);
+            assert_eq!(slot.own().only_set().is_some(), set == 0);
         }
         assert!(!slot.enter_set(4_000, 3_001), "it is full");
         assert!(slot.enter_set(5, 3_001), "it is there already");
