@@ -107,9 +107,9 @@ fn born(fd: RawFd, flags: u32) -> Option<SlotRef> {
 ///
 /// All of `lifecycle::forget` for a connection that is shown by one number of one process and has not asked for its other end. Three things
 /// may come in between, by other threads: a call that falls asleep on it, a meet, a fork. Each of them stores its word (`asleep`, the claim,
-/// `forks_pending`), and behind a full fence looks at the table or, the fork, copies it; here the table is changed, and behind one full
-/// fence all their words are looked at. So whoever is not seen here sees that the number is gone. A dup in another thread is told by the
-/// count of descriptors alone, as on the whole way.
+/// `forks_pending`), and behind a full fence looks at the table or, the fork, copies it with the count of descriptors. Here both are changed
+/// first, and behind one full fence all those words are looked at: whoever is not seen sees that the number is gone (`slot::loom` has the
+/// model). A dup in another thread is told by the count alone, as on the whole way.
 #[inline(always)]
 pub fn close(fd: RawFd) -> bool {
     let entry = fd_table::life(fd);
@@ -122,11 +122,15 @@ pub fn close(fd: RawFd) -> bool {
     if !fd_table::replace(fd, entry, Entry::Plain) {
         return false;
     }
+    let only = own.drop_only_descriptor();
     fence_behind_exchange();
-    let alone = own.is_plain() && slot.is_mine_alone() && !examination::is_claimed(slot);
-    if alone && own.drop_only_descriptor() {
+    if only && own.is_awake() && slot.is_mine_alone() && !examination::is_claimed(slot) {
         end(family, slot);
     } else {
+        if only {
+            // It counts until the whole way has counted it out.
+            slot.add_descriptor();
+        }
         is_more(slot, fd);
     }
     true

@@ -13,6 +13,8 @@
 
 pub mod asleep;
 mod holders;
+#[cfg(all(test, loom))]
+mod loom;
 mod own;
 mod sides;
 

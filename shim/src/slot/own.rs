@@ -75,9 +75,13 @@ impl Own {
     /// Shown by one descriptor, no call sleeps on it, and none of ours keeps it.
     #[inline(always)]
     pub fn is_plain(&self) -> bool {
-        self.descriptors.load(Ordering::Relaxed) == 1
-            && self.asleep.load(Ordering::SeqCst) == 0
-            && self.kept.load(Ordering::SeqCst) == 0
+        self.descriptors.load(Ordering::Relaxed) == 1 && self.is_awake()
+    }
+
+    /// The latter two.
+    #[inline(always)]
+    pub fn is_awake(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst) == 0 && self.kept.load(Ordering::SeqCst) == 0
     }
 
     /// The only descriptor goes. False: there is another by now.
