@@ -50,6 +50,12 @@ impl Lock {
         self.contend(me)
     }
 
+    /// Only if nobody holds it.
+    #[inline(always)]
+    pub fn try_lock(&self) -> Option<Held<'_>> {
+        self.take(0, sys::tid()).then_some(Held { lock: self })
+    }
+
     #[cold]
     fn contend(&self, me: u32) -> Result<Held<'_>, Reentered> {
         let mut spins = 0;
@@ -84,6 +90,7 @@ impl Lock {
         }
     }
 
+    #[inline(always)]
     fn take(&self, seen: u32, claim: u32) -> bool {
         self.word.compare_exchange(seen, claim, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
@@ -94,7 +101,7 @@ impl Held<'_> {
     #[inline]
     pub fn release_and_fence(self) {
         drop(self);
-        if cfg!(target_arch = "x86_64") { compiler_fence(Ordering::SeqCst) } else { fence(Ordering::SeqCst) }
+        fence_behind_exchange();
     }
 }
 
@@ -102,9 +109,21 @@ impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.lock.word.swap(0, Ordering::Release) & WAITERS != 0 {
-            sys::futex_wake(&self.lock.word, 1);
+            wake_one(&self.lock.word);
         }
     }
+}
+
+/// A full fence, straight behind an exchange of any word: where that is one by itself, as on x86-64, it is no second one.
+#[inline(always)]
+pub fn fence_behind_exchange() {
+    if cfg!(target_arch = "x86_64") { compiler_fence(Ordering::SeqCst) } else { fence(Ordering::SeqCst) }
+}
+
+#[cold]
+#[inline(never)]
+fn wake_one(word: &AtomicU32) {
+    sys::futex_wake(word, 1);
 }
 
 #[cfg(test)]

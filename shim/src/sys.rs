@@ -1,7 +1,6 @@
 //! System calls of ours that no hook intercepts: futex, memfd, mmap, thread ids, clocks. Nothing here touches errno
 //! visibly: the hooks' edge restores it.
 
-use std::cell::Cell;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,25 +10,91 @@ use libc::{c_int, c_long, c_void};
 use crate::real::raw;
 use crate::stranger;
 
-thread_local! {
-    // const-initialised and without Drop: no allocation, no destructor, safe in a signal handler.
-    static TID: Cell<u32> = const { Cell::new(0) };
-}
-
 static PID: AtomicU32 = AtomicU32::new(0);
 
 /// The kernel's id of this thread, asked for once a thread.
 #[inline]
 pub fn tid() -> u32 {
-    TID.try_with(|tid| {
-        if tid.get() == 0 {
-            // SAFETY: gettid has no arguments and no failure.
-            tid.set(unsafe { raw!(libc::SYS_gettid) } as u32);
+    match local::tid() {
+        0 => ask_for_tid(),
+        tid => tid,
+    }
+}
+
+#[cold]
+fn ask_for_tid() -> u32 {
+    // SAFETY: gettid has no arguments and no failure.
+    let tid = unsafe { raw!(libc::SYS_gettid) } as u32;
+    local::set_tid(tid);
+    tid
+}
+
+/// A word a thread, 0 at first, at a fixed distance from the thread's pointer (ELF's "initial exec" model): every lock asks for it, and what a
+/// shared library's `thread_local!` costs is a call of the dynamic linker's, with its tables. The few bytes have room in every thread, even
+/// where the library is loaded late.
+#[cfg(target_arch = "x86_64")]
+mod local {
+    use std::arch::{asm, global_asm};
+
+    global_asm!(
+        ".pushsection .tbss.tandem_tid,\"awT\",@nobits",
+        ".balign 4",
+        ".globl tandem_tid",
+        ".hidden tandem_tid",
+        ".type tandem_tid,@object",
+        ".size tandem_tid, 4",
+        "tandem_tid:",
+        ".zero 4",
+        ".popsection",
+    );
+
+    #[inline(always)]
+    pub fn tid() -> u32 {
+        let tid;
+        // SAFETY: a load from this thread's own word.
+        unsafe {
+            asm!(
+                "mov {at}, qword ptr [rip + tandem_tid@GOTTPOFF]",
+                "mov {tid:e}, dword ptr fs:[{at}]",
+                at = out(reg) _,
+                tid = out(reg) tid,
+                options(nostack, readonly, preserves_flags),
+            );
         }
-        tid.get()
-    })
-    // SAFETY: as above; only reached while the thread's storage is being torn down.
-    .unwrap_or_else(|_| unsafe { raw!(libc::SYS_gettid) } as u32)
+        tid
+    }
+
+    pub fn set_tid(tid: u32) {
+        // SAFETY: a store to this thread's own word, which nothing else refers to.
+        unsafe {
+            asm!(
+                "mov {at}, qword ptr [rip + tandem_tid@GOTTPOFF]",
+                "mov dword ptr fs:[{at}], {tid:e}",
+                at = out(reg) _,
+                tid = in(reg) tid,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod local {
+    use std::cell::Cell;
+
+    thread_local! {
+        // const-initialised and without Drop: no allocation, no destructor, safe in a signal handler.
+        static TID: Cell<u32> = const { Cell::new(0) };
+    }
+
+    pub fn tid() -> u32 {
+        // 0 while the thread's storage is being torn down: then it is asked for each time.
+        TID.try_with(Cell::get).unwrap_or(0)
+    }
+
+    pub fn set_tid(tid: u32) {
+        let _ = TID.try_with(|place| place.set(tid));
+    }
 }
 
 /// The id of this process, as of start-up or the last fork. In a vfork child it is still the parent's: see [`is_vfork_child`].
@@ -63,7 +128,7 @@ pub fn is_vfork_child() -> bool {
 /// In a forked child, before anything else of ours: its one thread has another id now.
 pub fn after_fork_in_child() {
     stranger::after_fork_in_child();
-    let _ = TID.try_with(|tid| tid.set(0));
+    local::set_tid(0);
 }
 
 /// Sleeps while the word is `expected`; true when the time-out ended the sleep.

@@ -26,23 +26,18 @@
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use crate::address::{Addresses, Endpoint, IpFamily};
 use crate::message::SlotRef;
 use crate::reason::{REASON_SLOTS, Reason};
 
+mod row;
+
+use row::{ANNOUNCED, CONNECTED};
+pub use row::{Identity, Provider, Row, SETTLED, Snapshot};
+
 pub const MAGIC: u32 = u32::from_le_bytes(*b"TNDR");
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Rows; a switch uses its slot's index.
 pub const ROWS: usize = 65_536;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Provider {
-    Tcp = 0,
-    Local = 1,
-    /// A plug-in, whose name the row's native text begins with.
-    PlugIn = 2,
-}
 
 #[derive(Debug)]
 #[repr(C, align(4096))]
@@ -88,74 +83,8 @@ pub struct Totals {
     pub reasons: [AtomicU64; REASON_SLOTS],
 }
 
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub struct Row {
-    /// 0 free, even live, odd being written.
-    sequence: AtomicU32,
-    pub pid: AtomicU32,
-    provider: AtomicU32,
-    /// A [`Reason`] code, and [`SETTLED`].
-    reason: AtomicU32,
-    addr_family: AtomicU32,
-    /// local << 16 | remote
-    ports: AtomicU32,
-    local: [AtomicU64; 2],
-    remote: [AtomicU64; 2],
-    pub tx_tcp: AtomicU64,
-    pub rx_tcp: AtomicU64,
-    pub tx_companion: AtomicU64,
-    pub rx_companion: AtomicU64,
-    cookie: AtomicU64,
-    flags: AtomicU32,
-    last_sequence: AtomicU32,
-    /// Switch: what policyd may examine, as [`claim_word`]; 0: nothing.
-    claim: AtomicU64,
-    /// Switch: the process whose descriptor that is.
-    claimant: AtomicU32,
-    /// The generation whose descriptor the switch has sent; policyd stores 0 when it has closed it.
-    shown: AtomicU32,
-    _spare: AtomicU64,
-}
-
-/// In `reason`: on TCP for good, and no longer counted by the switch. Policyd asks the kernel for its bytes.
-pub const SETTLED: u32 = 0x8000_0000;
-/// In `flags`: this end connected (its SYN is one of the kernel's acknowledged bytes).
-const CONNECTED: u32 = 1;
-/// In `addr_family`: no addresses yet; the first word of `local` is the descriptor.
-const ANNOUNCED: u32 = 1;
-
 const _: () = assert!(size_of::<Header>() == 4_096);
-const _: () = assert!(size_of::<Row>() == 128);
 const _: () = assert!(Registry::BYTES == 4_096 + ROWS * (128 + Native::BYTES));
-
-/// Who and what a row is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    pub pid: u32,
-    pub addresses: Addresses,
-    /// SO_COOKIE
-    pub cookie: u64,
-    /// This end called connect (the other accepted).
-    pub connected: bool,
-}
-
-/// A private copy of a live row: what stood in it at one moment, checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Without addresses and cookie where `descriptor` is given.
-    pub identity: Identity,
-    /// The connection is announced: the one that this descriptor of the process shows.
-    pub descriptor: Option<i32>,
-    pub provider: Provider,
-    /// `None`: a code that this version doesn't know.
-    pub reason: Option<Reason>,
-    pub settled: bool,
-    pub tx_tcp: u64,
-    pub rx_tcp: u64,
-    pub tx_companion: u64,
-    pub rx_companion: u64,
-}
 
 impl Registry {
     pub const BYTES: usize = size_of::<Registry>();
@@ -185,17 +114,24 @@ impl Registry {
 
     /// Switch: the connection is established. Starts on TCP with no bytes.
     pub fn publish(&self, index: usize, identity: &Identity, reason: Reason) {
+        self.wipe(index);
         self.row(index).publish(reason, |row| row.describe(identity));
         self.use_row(index);
     }
 
+    /// Switch: the free row's last connection may have been carried. (Done for those alone, for an announcement stays within one cache line.)
+    pub fn wipe(&self, index: usize) {
+        self.row(index).tx_companion.store(0, Ordering::Relaxed);
+        self.row(index).rx_companion.store(0, Ordering::Relaxed);
+    }
+
     /// Switch: as [`Registry::publish`], of the connection that descriptor `fd` of process `pid` shows.
     pub fn announce(&self, index: usize, (pid, fd): (u32, i32), connected: bool, reason: Reason) {
-        let identity = Identity { pid, addresses: NO_ADDRESSES, cookie: 0, connected };
         self.row(index).publish(reason, |row| {
-            row.describe(&identity);
+            row.pid.store(pid, Ordering::Relaxed);
             row.addr_family.store(ANNOUNCED, Ordering::Relaxed);
-            row.local[0].store(u64::from(fd.cast_unsigned()), Ordering::Relaxed);
+            row.ports.store(fd.cast_unsigned(), Ordering::Relaxed);
+            row.flags.store(if connected { CONNECTED } else { 0 }, Ordering::Relaxed);
         });
         self.use_row(index);
     }
@@ -225,12 +161,9 @@ impl Registry {
     /// Switch: the connection is closed. Frees the row and adds it to the totals; a second call does nothing.
     pub fn retire(&self, index: usize) {
         let row = self.row(index);
-        let copy = row.read();
-        if row.sequence.swap(0, Ordering::AcqRel) == 0 {
-            return;
-        }
-        if let Some(copy) = copy {
-            self.header.totals.add(&copy);
+        if row.sequence.swap(0, Ordering::AcqRel) != 0 {
+            // The row has no other user until the slot is given back, which the caller does later.
+            self.header.totals.add(row);
         }
     }
 
@@ -339,166 +272,22 @@ impl Native {
 }
 
 impl Totals {
-    fn add(&self, row: &Snapshot) {
+    /// What a row that has just been retired counts for.
+    fn add(&self, row: &Row) {
+        let Some(provider) = Provider::from_word(row.provider.load(Ordering::Relaxed)) else { return };
         self.connections.fetch_add(1, Ordering::Relaxed);
-        if row.carried() {
+        let [tx, rx] = [&row.tx_companion, &row.rx_companion].map(|count| count.load(Ordering::Relaxed));
+        let carried = provider != Provider::Tcp || tx != 0 || rx != 0;
+        if carried {
             self.carried.fetch_add(1, Ordering::Relaxed);
-            self.tx_companion.fetch_add(row.tx_companion, Ordering::Relaxed);
-            self.rx_companion.fetch_add(row.rx_companion, Ordering::Relaxed);
+            self.tx_companion.fetch_add(tx, Ordering::Relaxed);
+            self.rx_companion.fetch_add(rx, Ordering::Relaxed);
         }
-        if let Some(counter) = row.counted_reason().and_then(|r| self.reasons.get(r.code() as usize)) {
+        let reason = row.known_reason().filter(|&reason| provider == Provider::Tcp && reason != Reason::None);
+        if let Some(counter) = reason.and_then(|reason| self.reasons.get(reason.code() as usize)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-impl Snapshot {
-    /// Some of it went by a companion, even if it is on TCP again.
-    pub fn carried(&self) -> bool {
-        self.provider != Provider::Tcp || self.tx_companion != 0 || self.rx_companion != 0
-    }
-
-    /// The reason that the totals count it under.
-    pub fn counted_reason(&self) -> Option<Reason> {
-        self.reason.filter(|&r| self.provider == Provider::Tcp && r != Reason::None)
-    }
-}
-
-impl Row {
-    fn publish(&self, reason: Reason, describe: impl FnOnce(&Row)) {
-        let live = self.last_sequence.load(Ordering::Relaxed).wrapping_add(2) & !1;
-        let live = if live == 0 { 2 } else { live };
-        self.last_sequence.store(live, Ordering::Relaxed);
-        self.sequence.store(live | 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        self.provider.store(Provider::Tcp as u32, Ordering::Relaxed);
-        self.reason.store(u32::from(reason.code()), Ordering::Relaxed);
-        for count in [&self.tx_tcp, &self.rx_tcp, &self.tx_companion, &self.rx_companion] {
-            count.store(0, Ordering::Relaxed);
-        }
-        describe(self);
-        self.sequence.store(live, Ordering::Release);
-    }
-
-    /// Of a live row, what the seqlock guards.
-    fn rewrite(&self, describe: impl FnOnce(&Row)) {
-        let live = self.sequence.load(Ordering::Relaxed);
-        if live == 0 || self.sequence.compare_exchange(live, live | 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-            return;
-        }
-        fence(Ordering::Release);
-        let next = self.last_sequence.load(Ordering::Relaxed).wrapping_add(2) & !1;
-        let next = if next == 0 { 2 } else { next };
-        self.last_sequence.store(next, Ordering::Relaxed);
-        describe(self);
-        // Not where it was retired meanwhile.
-        let _ = self.sequence.compare_exchange(live | 1, next, Ordering::Release, Ordering::Relaxed);
-    }
-
-    fn describe(&self, identity: &Identity) {
-        let addresses = identity.addresses;
-        self.pid.store(identity.pid, Ordering::Relaxed);
-        self.addr_family.store(addresses.family as u32, Ordering::Relaxed);
-        let ports = u32::from(addresses.local.port) << 16 | u32::from(addresses.remote.port);
-        self.ports.store(ports, Ordering::Relaxed);
-        store_ip(&self.local, addresses.local.ip);
-        store_ip(&self.remote, addresses.remote.ip);
-        self.cookie.store(identity.cookie, Ordering::Relaxed);
-        self.flags.store(if identity.connected { CONNECTED } else { 0 }, Ordering::Relaxed);
-    }
-
-    /// Switch: what carries it now. Reason [`Reason::None`] with any provider but TCP.
-    #[inline]
-    pub fn set_provider(&self, provider: Provider, reason: Reason) {
-        self.reason.store(u32::from(reason.code()), Ordering::Relaxed);
-        self.provider.store(provider as u32, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub fn set_reason(&self, reason: Reason) {
-        self.reason.store(u32::from(reason.code()), Ordering::Relaxed);
-    }
-
-    /// Switch: on TCP for good, and from now on past the switch.
-    #[inline]
-    pub fn settle(&self, reason: Reason) {
-        self.provider.store(Provider::Tcp as u32, Ordering::Relaxed);
-        self.reason.store(u32::from(reason.code()) | SETTLED, Ordering::Relaxed);
-    }
-
-    /// `None`: free, torn by a writer for too long, or no row that a switch writes.
-    pub fn read(&self) -> Option<Snapshot> {
-        (0..4).find_map(|_| self.read_once()).flatten()
-    }
-
-    /// Outer `None`: torn, look again.
-    fn read_once(&self) -> Option<Option<Snapshot>> {
-        let before = self.sequence.load(Ordering::Acquire);
-        if before == 0 {
-            return Some(None);
-        }
-        if before & 1 == 1 {
-            std::hint::spin_loop();
-            return None;
-        }
-        let copy = self.copy();
-        fence(Ordering::Acquire);
-        (self.sequence.load(Ordering::Relaxed) == before).then_some(copy)
-    }
-
-    fn addresses(&self, family: IpFamily) -> Addresses {
-        let ports = self.ports.load(Ordering::Relaxed);
-        let local = Endpoint { ip: load_ip(&self.local), port: (ports >> 16) as u16 };
-        let remote = Endpoint { ip: load_ip(&self.remote), port: ports as u16 };
-        Addresses { family, local, remote }
-    }
-
-    fn copy(&self) -> Option<Snapshot> {
-        let (addresses, descriptor) = match self.addr_family.load(Ordering::Relaxed) {
-            ANNOUNCED => (NO_ADDRESSES, Some(self.local[0].load(Ordering::Relaxed) as i32)),
-            code => (self.addresses(u8::try_from(code).ok().and_then(IpFamily::from_code)?), None),
-        };
-        let reason = self.reason.load(Ordering::Relaxed);
-        Some(Snapshot {
-            identity: Identity {
-                pid: self.pid.load(Ordering::Relaxed),
-                addresses,
-                cookie: self.cookie.load(Ordering::Relaxed),
-                connected: self.flags.load(Ordering::Relaxed) & CONNECTED != 0,
-            },
-            descriptor,
-            provider: match self.provider.load(Ordering::Relaxed) {
-                0 => Provider::Tcp,
-                1 => Provider::Local,
-                2 => Provider::PlugIn,
-                _ => return None,
-            },
-            reason: u16::try_from(reason & !SETTLED).ok().and_then(Reason::from_code),
-            settled: reason & SETTLED != 0,
-            tx_tcp: self.tx_tcp.load(Ordering::Relaxed),
-            rx_tcp: self.rx_tcp.load(Ordering::Relaxed),
-            tx_companion: self.tx_companion.load(Ordering::Relaxed),
-            rx_companion: self.rx_companion.load(Ordering::Relaxed),
-        })
-    }
-}
-
-const NO_ADDRESSES: Addresses = Addresses {
-    family: IpFamily::V4,
-    local: Endpoint { ip: [0; 16], port: 0 },
-    remote: Endpoint { ip: [0; 16], port: 0 },
-};
-
-fn store_ip(words: &[AtomicU64; 2], ip: [u8; 16]) {
-    let value = u128::from_ne_bytes(ip);
-    let [low, high] = words;
-    low.store(value as u64, Ordering::Relaxed);
-    high.store((value >> 64) as u64, Ordering::Relaxed);
-}
-
-fn load_ip([low, high]: &[AtomicU64; 2]) -> [u8; 16] {
-    let value = u128::from(low.load(Ordering::Relaxed)) | u128::from(high.load(Ordering::Relaxed)) << 64;
-    value.to_ne_bytes()
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ fn connected(slot: SlotRef, fd: RawFd) {
 }
 
 /// From now on data calls concern the switch, by whichever number.
-fn watch(slot: SlotRef, fd: RawFd) {
+pub fn watch(slot: SlotRef, fd: RawFd) {
     if slot.stage() == Stage::Settled {
         return;
     }

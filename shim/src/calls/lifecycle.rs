@@ -39,10 +39,9 @@ pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> Outcome<c_int> {
     if !fd_table::is_untracked(fd) {
         appeared(fd);
     }
-    let tcp = matches!(domain, libc::AF_INET | libc::AF_INET6)
-        && kind & 0xf == libc::SOCK_STREAM
-        && matches!(protocol, 0 | libc::IPPROTO_TCP);
-    if tcp && let Some(slot) = slot::claim(fd, Stage::New, 0) {
+    if is_tcp(domain, kind, protocol)
+        && let Some(slot) = slot::claim(fd, Stage::New, 0)
+    {
         // Not connected: data calls are the kernel's to refuse.
         slot.slot.autobind.begin(if domain == libc::AF_INET6 { is::STREAM | is::V6 } else { is::STREAM });
         fd_table::set(fd, Entry::Settled(slot.index));
@@ -54,6 +53,13 @@ pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> Outcome<c_int> {
         }
     }
     Outcome::Done(fd)
+}
+
+#[inline]
+pub fn is_tcp(domain: c_int, kind: c_int, protocol: c_int) -> bool {
+    matches!(domain, libc::AF_INET | libc::AF_INET6)
+        && kind & 0xf == libc::SOCK_STREAM
+        && matches!(protocol, 0 | libc::IPPROTO_TCP)
 }
 
 /// A listening socket that came from elsewhere (systemd, an exec): what it accepts is ours from the first byte.
@@ -84,20 +90,7 @@ fn forget(fd: RawFd) {
             if fd_table::replace(fd, entry, Entry::Plain)
                 && let Some(slot) = slot::at(index)
             {
-                if slot.has_others()
-                    && let Some(other) = other_number(slot, fd)
-                {
-                    epoll::number_closes(slot, fd, other);
-                }
-                if slot.has_others() || !slot.keep(fd) {
-                    let_go(slot, fd);
-                } else {
-                    if meet::examination::before_close(slot, fd) {
-                        meet::examination::leave_to_others(slot);
-                    }
-                    epoll::number_closes(slot, fd, slot.descriptor());
-                }
-                sleep::rouse_sleepers(slot);
+                forgotten(slot, fd);
             }
         }
         Entry::Epoll(index) => {
@@ -111,6 +104,24 @@ fn forget(fd: RawFd) {
         }
         Entry::Hidden | Entry::Lent | Entry::Plain => {}
     }
+}
+
+/// The table knows no longer that the number shows the slot.
+pub fn forgotten(slot: SlotRef, fd: RawFd) {
+    if slot.has_others()
+        && let Some(other) = other_number(slot, fd)
+    {
+        epoll::number_closes(slot, fd, other);
+    }
+    if slot.has_others() || !slot.keep(fd) {
+        let_go(slot, fd);
+    } else {
+        if meet::examination::before_close(slot, fd) {
+            meet::examination::leave_to_others(slot);
+        }
+        epoll::number_closes(slot, fd, slot.descriptor());
+    }
+    sleep::rouse_sleepers(slot);
 }
 
 /// The last call that slept on a connection has returned; its descriptors were closed meanwhile, but for this one of ours.

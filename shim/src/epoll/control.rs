@@ -1,7 +1,7 @@
 //! How entries come, change and go: epoll_ctl, and the close of a registered socket.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use libc::{c_int, epoll_event};
 use tandem_protocol::Reason;
@@ -67,17 +67,8 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
                 switch::leave(slot, fd, Reason::RegisteredTwice);
             }
             inner.native.insert(fd, Entered { slot, events, data });
-            drop(inner);
-            fence(Ordering::SeqCst);
-            if ready::switched(slot)
-                && let Some(conn) = Conn::of(slot, fd)
-            {
-                adopt(&conn);
-                if set.native.load(Ordering::Acquire) {
-                    nested::rouse_holders();
-                    switch::leave(slot, fd, Reason::EpollUnseen);
-                }
-            }
+            inner.release_and_fence();
+            entered(set, slot, fd);
         }
         (libc::EPOLL_CTL_MOD, Some((events, data))) => {
             if let Some(entry) = inner.native.get_mut(&fd) {
@@ -94,6 +85,19 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
         _ => {}
     }
     Outcome::Done(result)
+}
+
+/// An entry has been made, and a full fence stands behind it: the connection may be carried by now.
+pub fn entered(set: &Set, slot: SlotRef, fd: RawFd) {
+    if ready::switched(slot)
+        && let Some(conn) = Conn::of(slot, fd)
+    {
+        adopt(&conn);
+        if set.native.load(Ordering::Acquire) {
+            nested::rouse_holders();
+            switch::leave(slot, fd, Reason::EpollUnseen);
+        }
+    }
 }
 
 /// One of the socket's numbers is about to be closed, `other` stays. An entry made by it reports on (epoll(7), question 6), and

@@ -6,6 +6,7 @@
 //! adopted anchors}, all edge-triggered, one a process and set.
 //!
 //! - `set`: the record of one set and the table of them; a set's making, descriptors and end, and fork
+//! - `at_once`: epoll_ctl and epoll_wait while nothing is adopted
 //! - `control`: epoll_ctl, and the close of a registered socket
 //! - `adopt`: when entries may be adopted, adopting them and giving them back; `armed`: one-shot entries that have fired before;
 //!   `stir`: what makes a set look anew, and whom the peer is to wake for it
@@ -17,6 +18,7 @@
 
 mod adopt;
 mod armed;
+pub mod at_once;
 mod collect;
 mod control;
 mod due;

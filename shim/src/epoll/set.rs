@@ -85,8 +85,16 @@ pub struct Entered {
 }
 
 pub struct Guard<'a> {
-    _held: Held<'a>,
+    held: Held<'a>,
     set: &'a Set,
+}
+
+impl Guard<'_> {
+    /// Gives the lock back, with a full fence behind it.
+    #[inline(always)]
+    pub fn release_and_fence(self) {
+        self.held.release_and_fence();
+    }
 }
 
 impl std::ops::Deref for Guard<'_> {
@@ -104,6 +112,7 @@ impl std::ops::DerefMut for Guard<'_> {
     }
 }
 
+#[inline]
 pub fn at(index: u32) -> Option<&'static Set> {
     // SAFETY: null, or leaked by `create` and never freed.
     unsafe { TABLE.get(index as usize)?.load(Ordering::Acquire).as_ref() }
@@ -241,7 +250,13 @@ impl Set {
 
     /// `None` in a signal handler that interrupted this thread's own use of the set.
     pub fn lock(&self) -> Option<Guard<'_>> {
-        Some(Guard { _held: self.lock.lock().ok()?, set: self })
+        Some(Guard { held: self.lock.lock().ok()?, set: self })
+    }
+
+    /// `None`: somebody holds it.
+    #[inline(always)]
+    pub fn try_lock(&self) -> Option<Guard<'_>> {
+        Some(Guard { held: self.lock.try_lock()?, set: self })
     }
 
     /// What has woken a thread that returns without a look is another's.

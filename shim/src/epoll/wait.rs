@@ -37,7 +37,8 @@ pub enum Limit {
 
 impl Limit {
     /// When it is over. The clock is asked only if it has to be.
-    fn end(self) -> Option<u64> {
+    #[inline(always)]
+    pub fn end(self) -> Option<u64> {
         match self {
             Self::Milliseconds(ms) => match u64::try_from(ms).ok()? {
                 0 => Some(0),
@@ -87,15 +88,51 @@ pub unsafe fn wait(
         return Outcome::Bypass;
     }
     let until = limit.end();
-    let mut kernels = limit;
     // SAFETY: by the caller.
     let out = unsafe { std::slice::from_raw_parts_mut(events, max as usize) };
+    match by_kernel(set, epfd, out, limit, mask) {
+        Some(outcome) => outcome,
+        None => on_both(set, epfd, out, (limit, until), mask),
+    }
+}
+
+/// What `at_once` waited for: the kernel has reported `n` events, which may be of ours alone. Then the wait goes on for what is left.
+///
+/// # Safety
+/// As [`wait()`], whose first `n` entries are filled.
+pub unsafe fn from_kernel(
+    epfd: RawFd,
+    events: *mut epoll_event,
+    max: c_int,
+    (limit, until): (Limit, Option<u64>),
+    mask: *const sigset_t,
+    n: c_int,
+) -> Outcome<c_int> {
+    let Some(set) = set::of(epfd) else { return Outcome::Done(n) };
+    // SAFETY: by the caller.
+    let out = unsafe { std::slice::from_raw_parts_mut(events, max as usize) };
+    match without_kicks(set, out, n) {
+        Some(outcome) => outcome,
+        None => on_both(set, epfd, out, (limit, until), mask),
+    }
+}
+
+/// By the kernel's set and the adopted entries, whenever the kernel cannot answer alone.
+fn on_both(
+    set: &'static Set,
+    epfd: RawFd,
+    out: &mut [epoll_event],
+    (limit, until): (Limit, Option<u64>),
+    mask: *const sigset_t,
+) -> Outcome<c_int> {
     let mut spun = false;
+    let mut first = true;
     loop {
-        if let Some(outcome) = by_kernel(set, epfd, out, kernels, mask) {
+        if !std::mem::take(&mut first)
+            && let Some(outcome) = by_kernel(set, epfd, out, limit.left(until), mask)
+        {
             return outcome;
         }
-        kernels = limit.left(until);
         let whole = set.prepare() && nested::link(set);
         let left = left(until);
         // Who is about to sleep hears of the anchors and the kernel's set by that.
@@ -159,13 +196,15 @@ fn by_kernel(
     };
     let outcome = Outcome::of(n);
     set.in_kernel.fetch_sub(1, Ordering::SeqCst);
-    if n > 0 {
-        let Some(events) = out.get_mut(..n as usize) else { return Some(outcome) };
-        let kept = set.without_kicks(events);
-        let kept = events.get_mut(..kept).map_or(0, |events| nested::without_kicks(set, events));
-        return (kept > 0).then_some(Outcome::Done(kept as c_int));
-    }
-    Some(outcome)
+    if n > 0 { without_kicks(set, out, n) } else { Some(outcome) }
+}
+
+/// The `n` events that the kernel's own wait has returned, without ours. `None`: there were no others.
+fn without_kicks(set: &Set, out: &mut [epoll_event], n: c_int) -> Option<Outcome<c_int>> {
+    let Some(events) = out.get_mut(..n as usize) else { return Some(Outcome::Done(n)) };
+    let kept = set.without_kicks(events);
+    let kept = events.get_mut(..kept).map_or(0, |events| nested::without_kicks(set, events));
+    (kept > 0).then_some(Outcome::Done(kept as c_int))
 }
 
 /// Adopted entries first, then the kernel's, without waiting. `news`: the outer epoll is asked in any case.

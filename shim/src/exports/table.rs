@@ -7,13 +7,16 @@
 //! | `data(fd, …)` | one of the numbers has an entry that concerns data calls | tail call of the real function |
 //! | `life(fd, …)` | one of the numbers has any entry | tail call |
 //! | `device(fd)` | as `life`, and a number that is lent to a provider's device libraries is not hidden | tail call |
+//! | `takes`, `gives`, `gives_parts`, `gives_file`, `waits` | as `data`, and what can be done at once is not all | tail call |
+//! | `registers`, `joins`, `ends`, `sets` | the same, as `life` | tail call |
+//! | `makes`, `accepts` | the same, as `always` | tail call |
 //! | `names(fd, address, flags)` | as `data`, or it is a tracked socket's send to an address | tail call |
 //! | `sends(fd, message, flags)`, `sends_many(fd, messages, count, flags)` | as `names`, or a message carries control data (descriptors) | tail call |
 //! | `polls(entries, count)`, `selects(count, r, w, e)` | one of the numbers waited on concerns data calls | tail call |
 //! | `stream(file)` | as `life`, of the number behind a stdio stream | tail call |
 //! | `aio(block)`, `aio_list(list, count)` | as `data`, of the number inside a control block | tail call |
 //! | `numbered(number)` | it is a system call on the list in `exports` | tail call |
-//! | `dups(old, …)`, `controls(fd, command)` | as `life` | real call; the number it returns is fresh |
+//! | `dups(old, …)`, `controls(fd, command, argument)` | as `life` | real call; the number it returns is fresh |
 //! | `opens()`, `opens_two(pair)` | the number returned still has an entry: it was closed behind our back | real call |
 //! | `always()` | in every call after start-up | tail call |
 //! | `after()` | after every real call, which stays as it was | |
@@ -25,16 +28,16 @@ macro_rules! table {
     ($emit:ident) => {
         $emit! {
             // Sockets: birth and naming.
-            always() fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int => lifecycle::socket;
+            makes(domain, kind, protocol) fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int => lifecycle::socket;
             opens_two(pair) fn socketpair(domain: c_int, kind: c_int, protocol: c_int, pair: *mut c_int) -> c_int
                 => lifecycle::appeared;
             life(fd) fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => calls::connect::bind;
             life(fd) fn bindresvport(fd: c_int, address: *mut sockaddr_in) -> c_int => calls::connect::bindresvport;
             life(fd) fn listen(fd: c_int, backlog: c_int) -> c_int => calls::connect::listen;
-            life(fd) fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => calls::connect::connect;
-            life(fd) fn __connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => calls::connect::connect;
-            always() fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int => calls::connect::accept;
-            always() fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int
+            joins(fd, address, length) fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => calls::connect::connect;
+            joins(fd, address, length) fn __connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int => calls::connect::connect;
+            accepts(fd) fn accept(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int => calls::connect::accept;
+            accepts(fd) fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int
                 => calls::connect::accept4;
             life(fd) fn shutdown(fd: c_int, how: c_int) -> c_int => calls::connect::shutdown;
             life(fd) fn getsockname(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int => calls::connect::getsockname;
@@ -43,7 +46,7 @@ macro_rules! table {
             // Options.
             life(fd) fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut socklen_t) -> c_int
                 => options::getsockopt;
-            life(fd) fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int
+            sets(fd, level, name) fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: socklen_t) -> c_int
                 => options::setsockopt;
             device(fd) fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int => options::ioctl;
             life(fd) fn sockatmark(fd: c_int) -> c_int => options::sockatmark;
@@ -81,7 +84,7 @@ macro_rules! table {
             // Data out.
             gives(fd, buffer, size) fn write(fd: c_int, buffer: *const c_void, size: size_t) -> ssize_t => transfer::write;
             gives(fd, buffer, size) fn __write(fd: c_int, buffer: *const c_void, size: size_t) -> ssize_t => transfer::write;
-            data(fd) fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t => transfer::writev;
+            gives_parts(fd, parts, count) fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t => transfer::writev;
             data(fd) fn pwrite(fd: c_int, buffer: *const c_void, size: size_t, offset: off_t) -> ssize_t => transfer::pwrite;
             data(fd) fn pwrite64(fd: c_int, buffer: *const c_void, size: size_t, offset: off_t) -> ssize_t => transfer::pwrite;
             data(fd) fn __pwrite64(fd: c_int, buffer: *const c_void, size: size_t, offset: off_t) -> ssize_t => transfer::pwrite;
@@ -98,9 +101,9 @@ macro_rules! table {
             sends(fd, message, flags) fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t => transfer::sendmsg;
             sends_many(fd, messages, count, flags) fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int
                 => transfer::sendmmsg;
-            data(out, input) fn sendfile(out: c_int, input: c_int, offset: *mut off_t, size: size_t) -> ssize_t
+            gives_file(out, input, size) fn sendfile(out: c_int, input: c_int, offset: *mut off_t, size: size_t) -> ssize_t
                 => transfer::sendfile;
-            data(out, input) fn sendfile64(out: c_int, input: c_int, offset: *mut off_t, size: size_t) -> ssize_t
+            gives_file(out, input, size) fn sendfile64(out: c_int, input: c_int, offset: *mut off_t, size: size_t) -> ssize_t
                 => transfer::sendfile;
             data(input, out) fn splice(input: c_int, input_offset: *mut i64, out: c_int, out_offset: *mut i64, size: size_t, flags: c_uint) -> ssize_t
                 => transfer::splice;
@@ -140,17 +143,17 @@ macro_rules! table {
                 => readiness::pselect;
             always() fn epoll_create(size: c_int) -> c_int => readiness::epoll_create;
             always() fn epoll_create1(flags: c_int) -> c_int => readiness::epoll_create1;
-            life(set, fd) fn epoll_ctl(set: c_int, operation: c_int, fd: c_int, event: *mut epoll_event) -> c_int
+            registers(set, operation, fd, event) fn epoll_ctl(set: c_int, operation: c_int, fd: c_int, event: *mut epoll_event) -> c_int
                 => readiness::epoll_ctl;
-            data(set) fn epoll_wait(set: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int
+            waits(set, events, count, timeout) fn epoll_wait(set: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int
                 => readiness::epoll_wait;
-            data(set) fn epoll_pwait(set: c_int, events: *mut epoll_event, count: c_int, timeout: c_int, mask: *const sigset_t) -> c_int
+            waits(set, events, count, timeout, mask) fn epoll_pwait(set: c_int, events: *mut epoll_event, count: c_int, timeout: c_int, mask: *const sigset_t) -> c_int
                 => readiness::epoll_pwait;
             data(set) fn epoll_pwait2(set: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int
                 => readiness::epoll_pwait2;
 
             // Descriptors: death and doubling.
-            life(fd) fn close(fd: c_int) -> c_int => lifecycle::close;
+            ends(fd) fn close(fd: c_int) -> c_int => lifecycle::close;
             life(fd) fn __close(fd: c_int) -> c_int => lifecycle::close;
             always() fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int => lifecycle::close_range;
             always() fn closefrom(first: c_int) -> () => lifecycle::closefrom;
@@ -158,9 +161,9 @@ macro_rules! table {
             dups(old, new) fn dup2(old: c_int, new: c_int) -> c_int => lifecycle::dup2;
             dups(old, new) fn __dup2(old: c_int, new: c_int) -> c_int => lifecycle::dup2;
             dups(old, new) fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int => lifecycle::dup3;
-            controls(fd, command) fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int => lifecycle::fcntl;
-            controls(fd, command) fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int => lifecycle::fcntl;
-            controls(fd, command) fn __fcntl(fd: c_int, command: c_int, argument: usize) -> c_int => lifecycle::fcntl;
+            controls(fd, command, argument) fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int => lifecycle::fcntl;
+            controls(fd, command, argument) fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int => lifecycle::fcntl;
+            controls(fd, command, argument) fn __fcntl(fd: c_int, command: c_int, argument: usize) -> c_int => lifecycle::fcntl;
             life(fd) fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE => lifecycle::fdopen;
             life(fd) fn _IO_fdopen(fd: c_int, mode: *const c_char) -> *mut FILE => lifecycle::fdopen;
             stream(file) fn fclose(file: *mut FILE) -> c_int => lifecycle::fclose;

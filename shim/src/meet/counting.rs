@@ -32,9 +32,11 @@ pub fn introduced() {
 }
 
 /// Counts a data call that has moved bytes. `Some`: how many there were, and they are enough to ask.
+/// Two threads' calls at once may count for one: a meet is a call later then, and no call pays for a locked operation.
+#[inline]
 pub fn count(word: &AtomicU32, way: Way) -> Option<u32> {
-    let before = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seen| Some(counted(seen, way)));
-    let now = counted(before.unwrap_or_default(), way);
+    let now = counted(word.load(Ordering::Relaxed), way);
+    word.store(now, Ordering::Relaxed);
     is_enough(now, STRANGER.load(Ordering::Relaxed)).then_some(now & CALLS)
 }
 

@@ -52,6 +52,13 @@ pub fn before_last_close(slot: SlotRef) {
     end_if(slot, |_| true);
 }
 
+/// policyd may examine it, or be about to. Asked behind a full fence.
+#[inline]
+pub fn is_claimed(slot: SlotRef) -> bool {
+    slot.has(flag::IN_REGISTRY)
+        && family::existing().is_some_and(|family| family.registry.claimed(name(slot)).is_some())
+}
+
 /// Where the slot has such a claim (true): nothing of it is examined when this returns, or policyd does not run.
 fn end_if(slot: SlotRef, concerns: impl FnOnce((RawFd, u32)) -> bool) -> bool {
     // Without a row there was no meet.

@@ -27,7 +27,7 @@ use crate::provider::plugin;
 use crate::slot::{SlotRef, Stage, flag};
 use crate::switch::anchor;
 use crate::switch::sleep;
-use crate::{family, fd_table, sys};
+use crate::{family, fd_table, outcome, sys};
 pub use addresses::of as addresses_of;
 pub use attach::{slot_ending, slot_named, still_sound};
 pub use channel::{
@@ -62,6 +62,27 @@ pub fn has_moved(slot: SlotRef, fd: RawFd, way: sleep::Way) {
     if slot.is_before(Stage::Meeting) && config::attach() == Attach::Data {
         count(slot, fd, way);
     }
+}
+
+/// The same in front of the hook's guard, where `attach` is `data`.
+#[inline(always)]
+pub fn has_moved_at_once(slot: SlotRef, fd: RawFd, way: sleep::Way) {
+    match slot.stage() {
+        Stage::New => announce(slot, fd),
+        Stage::Counting => {}
+        _ => return,
+    }
+    if let Some(calls) = counting::count(&slot.data_calls, way)
+        && slot.stage() == Stage::Counting
+    {
+        asks(slot, fd, calls);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn asks(slot: SlotRef, fd: RawFd, calls: u32) {
+    outcome::note("meet", || ask(slot, fd, calls));
 }
 
 #[cold]
@@ -115,7 +136,8 @@ fn waited_enough(slot: SlotRef, fd: RawFd) -> bool {
     waited >= ENOUGH_NS || waited >= LEAST_NS && packet::all_read(channel) && packet::is_quiet(channel) && !served()
 }
 
-/// The connection is there: its row appears. The kernel is asked for nothing: it may be over in a moment.
+/// The connection is there: its row appears. The kernel is asked for nothing: it may be over in a moment. In front of the hook's guard, too.
+#[inline(never)]
 fn announce(slot: SlotRef, fd: RawFd) {
     if slot.raise(flag::IN_REGISTRY)
         && let Some(family) = family::existing()
@@ -170,6 +192,7 @@ pub fn explain(slot: SlotRef, reason: Reason) {
 
 #[cold]
 fn ask(slot: SlotRef, fd: RawFd, calls: u32) {
+    slot.raise(flag::MET);
     if slot.has(flag::ODD_OPTION) {
         return settle(slot, Reason::Option);
     }

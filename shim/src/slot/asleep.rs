@@ -6,15 +6,10 @@
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicU16, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
-use super::SlotRef;
-use crate::family::SLOTS;
+use super::{SlotRef, own};
 use crate::{fd_table, hidden, real, sys};
-
-// What this process alone knows of each slot: calls that sleep on it, and ours that shows it (+ 1).
-static ASLEEP: [AtomicU16; SLOTS] = [const { AtomicU16::new(0) }; SLOTS];
-static KEPT: [AtomicI32; SLOTS] = [const { AtomicI32::new(0) }; SLOTS];
 
 /// A call that has slept, until it returns, in whichever way.
 pub struct Asleep {
@@ -50,9 +45,7 @@ impl Asleep {
             !left
         });
         HERE.set(Some(Counted { index: slot.index, frame }));
-        if let Some(count) = ASLEEP.get(slot.index as usize) {
-            count.fetch_add(1, Ordering::SeqCst);
-        }
+        slot.own().asleep.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         Asleep { index: slot.index, before, end }
     }
@@ -75,8 +68,7 @@ fn count_out(index: u32, end: fn(u32, RawFd)) {
 
 /// True: it was the last. In a forked child nobody may be counted.
 fn count_down(index: u32) -> bool {
-    let Some(count) = ASLEEP.get(index as usize) else { return false };
-    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1)
+    own::of(index).asleep.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1)
 }
 
 /// Whoever closes a number does not sleep on it: a call of this thread's that is counted still was left by longjmp. (Or a signal
@@ -89,7 +81,7 @@ fn closer_is_awake(index: u32) {
 }
 
 fn give_up(index: u32) -> Option<RawFd> {
-    let kept = KEPT.get(index as usize)?;
+    let kept = &own::of(index).kept;
     match kept.load(Ordering::SeqCst) {
         0 => None,
         _ => kept.swap(0, Ordering::SeqCst).checked_sub(1).filter(|&fd| fd >= 0),
@@ -114,12 +106,12 @@ impl SlotRef {
     }
 
     fn kept(&self) -> Option<RawFd> {
-        KEPT.get(self.index as usize).and_then(|kept| kept.load(Ordering::SeqCst).checked_sub(1)).filter(|&fd| fd >= 0)
+        self.own().kept.load(Ordering::SeqCst).checked_sub(1).filter(|&fd| fd >= 0)
     }
 
     pub fn has_sleepers(&self) -> bool {
         fence(Ordering::SeqCst);
-        ASLEEP.get(self.index as usize).is_some_and(|count| count.load(Ordering::SeqCst) > 0)
+        self.own().asleep.load(Ordering::SeqCst) > 0
     }
 
     /// The last descriptor is about to be closed, and the table knows it no longer. True: the connection goes on, by one of ours,
@@ -129,12 +121,11 @@ impl SlotRef {
         if !self.has_sleepers() {
             return false;
         }
-        let Some(kept) = KEPT.get(self.index as usize) else { return false };
         // SAFETY: a new number of the application's own socket.
         let ours = hidden::with_room(|first| unsafe { real::fcntl(fd, libc::F_DUPFD_CLOEXEC, first as usize) });
         let Some(ours) = (ours >= 0).then(|| hidden::hide(ours)).flatten() else { return false };
         self.set_descriptor(ours);
-        kept.store(ours + 1, Ordering::SeqCst);
+        self.own().kept.store(ours + 1, Ordering::SeqCst);
         if self.has_sleepers() || give_up(self.index).is_none() {
             return true;
         }
@@ -145,16 +136,15 @@ impl SlotRef {
     }
 }
 
-/// The child has none of those threads: it does not hold what they keep. `used`: so many slots have ever been in use (to look
-/// at all would cost a page fault a page).
-pub fn after_fork_in_child(used: usize, mut forget: impl FnMut(u32)) {
-    for (index, (asleep, kept)) in ASLEEP.iter().zip(&KEPT).enumerate().take(used) {
-        if asleep.load(Ordering::Relaxed) != 0 {
-            asleep.store(0, Ordering::Relaxed);
+/// The child has none of those threads: it does not hold what they keep. `used`: so many slots have ever been in use.
+pub fn after_fork_in_child(used: u32) {
+    for (_, own) in own::first(used) {
+        if own.asleep.load(Ordering::Relaxed) != 0 {
+            own.asleep.store(0, Ordering::Relaxed);
         }
-        if let fd @ 1.. = kept.load(Ordering::Relaxed) {
-            kept.store(0, Ordering::Relaxed);
-            forget(index as u32);
+        if let fd @ 1.. = own.kept.load(Ordering::Relaxed) {
+            own.kept.store(0, Ordering::Relaxed);
+            own.forget();
             hidden::close(fd - 1);
         }
     }

@@ -13,19 +13,24 @@
 
 pub mod asleep;
 mod holders;
+#[cfg(all(test, loom))]
+mod loom;
+mod own;
 mod sides;
 
 use std::cell::UnsafeCell;
+use std::mem::offset_of;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tandem_protocol::Reason;
 
 use crate::autobind::record::{self, Record};
-use crate::family::{self, SLOTS};
+use crate::family;
 use crate::lock::Lock;
 use crate::{fd_table, sys};
 
+pub use own::MOST_SETS;
 pub use sides::{RecvGuard, SendGuard};
 use sides::{RecvSide, SendSide};
 
@@ -104,12 +109,14 @@ pub mod flag {
     pub const FIN_SEEN: u32 = 1 << 22;
     /// TCP_USER_TIMEOUT was set: no companion within this host.
     pub const USER_TIMEOUT: u32 = 1 << 23;
+    /// It has been about to ask for its other end: more than the slot's first cache lines may have been written.
+    pub const MET: u32 = 1 << 24;
 }
 
 const HOLDERS: usize = 8;
-/// Epoll sets of one process that may watch one connection.
-pub const MOST_SETS: usize = 8;
 
+/// In the first two cache lines is all that a connection touches which is never carried; the rest is as it was at first until one has asked
+/// for its other end ([`flag::MET`]).
 #[repr(C, align(64))]
 pub struct Slot {
     generation: AtomicU32,
@@ -117,49 +124,53 @@ pub struct Slot {
     flags: AtomicU32,
     reason: AtomicU32,
     pub data_calls: AtomicU32,
-    /// When policyd was asked for the other end.
-    pub asked_at: AtomicU64,
-    tries: AtomicU32,
     pub kernel_sends: AtomicU32,
     pub kernel_reads: AtomicU32,
     pub send_phase: AtomicU32,
     pub recv_phase: AtomicU32,
-    /// Moves on when a direction comes back to the kernel: whoever watches looks anew.
-    pub turns: AtomicU32,
+    /// The socket's error, where a call of ours took it from the kernel: owed to the application, once.
+    pub untold: AtomicU32,
+    /// Moves on when a holder joins them.
+    joined: AtomicU32,
     /// Sends that found no room, the kernel's too, and shutdowns here: each is owed an edge when there is room (again), in every
     /// set that waits for it.
     pub no_space: AtomicU32,
-    /// Small receives one after the other, with no send between: see `switch::at_once`.
-    pub small_receives: AtomicU32,
-    /// The socket's error, where a call of ours took it from the kernel: owed to the application, once.
-    pub untold: AtomicU32,
-    /// What the anchor last said: see `switch::anchor`.
-    pub anchor: AtomicU32,
-    pub anchor_tick: AtomicU64,
-    pub cookie: AtomicU64,
+    /// What AutoBind knows of the socket; its bits: see `autobind::record`.
+    pub autobind: Record,
     /// Bytes that went by the kernel, since the connection began.
     pub tx_tcp: AtomicU64,
+
     pub rx_tcp: AtomicU64,
-    /// Bytes that went by the companion; with the above, the stream offset of each direction.
-    pub tx_companion: AtomicU64,
-    pub rx_companion: AtomicU64,
     holders: [AtomicU32; HOLDERS],
-    /// Moves on when a holder joins them.
-    joined: AtomicU32,
+    tries: AtomicU32,
+    /// Moves on when a direction comes back to the kernel: whoever watches looks anew.
+    pub turns: AtomicU32,
+    /// When policyd was asked for the other end.
+    pub asked_at: AtomicU64,
+    pub cookie: AtomicU64,
+
     /// The companion: which pair (family's index + 1), which connection in it, which end we are, and its id.
     pub pair: AtomicU32,
     pub conn: AtomicU32,
     pub role: AtomicU32,
+    /// Small receives one after the other, with no send between: see `switch::at_once`.
+    pub small_receives: AtomicU32,
     pub companion_id: AtomicU64,
-    /// Bytes the writer may have in flight.
-    pub limit: AtomicU64,
-    /// What AutoBind knows of the socket; its bits: see `autobind::record`.
-    pub autobind: Record,
+    /// Bytes that went by the companion; with those that went by the kernel, the stream offset of each direction.
+    pub tx_companion: AtomicU64,
+    pub rx_companion: AtomicU64,
+    /// What the anchor last said: see `switch::anchor`.
+    pub anchor_tick: AtomicU64,
+    pub anchor: AtomicU32,
     send_lock: Lock,
     recv_lock: Lock,
+    /// Bytes the writer may have in flight.
+    pub limit: AtomicU64,
     sender: UnsafeCell<SendSide>,
     receiver: UnsafeCell<RecvSide>,
 }
+
+const _: () = assert!(offset_of!(Slot, rx_tcp) == 64 && offset_of!(Slot, pair) == 128);
 
 // SAFETY: the cells are reached only through the guards below, which hold the direction's lock.
 unsafe impl Sync for Slot {}
@@ -186,24 +197,14 @@ impl std::ops::Deref for SlotRef {
     }
 }
 
-// What this process alone knows of each slot: how many of its descriptors show it, one of them, the epoll sets that it is
-// registered in (index + 1), and the descriptor it was registered by first. Copied by fork, as
-// descriptors are.
-static DESCRIPTORS: [AtomicU16; SLOTS] = [const { AtomicU16::new(0) }; SLOTS];
-static DESCRIPTOR: [AtomicI32; SLOTS] = [const { AtomicI32::new(0) }; SLOTS];
-static SETS: [[AtomicU16; MOST_SETS]; SLOTS] = [const { [const { AtomicU16::new(0) }; MOST_SETS] }; SLOTS];
-static REGISTERED: [AtomicI32; SLOTS] = [const { AtomicI32::new(-1) }; SLOTS];
-
 /// A fresh slot for a socket of this process; `None` when there is no memory or no slot left (the socket stays plain).
 pub fn claim(fd: RawFd, stage: Stage, flags: u32) -> Option<SlotRef> {
     let family = family::get()?;
     let index = family.claim_slot()?;
     let slot = family.slot(index);
-    slot.reset(stage, flags);
+    slot.reset(index, stage, flags);
     let generation = slot.generation.fetch_add(1, Ordering::AcqRel) + 1;
-    DESCRIPTORS.get(index as usize)?.store(1, Ordering::Relaxed);
-    DESCRIPTOR.get(index as usize)?.store(fd, Ordering::Relaxed);
-    SETS.get(index as usize)?.iter().for_each(|set| set.store(0, Ordering::Relaxed));
+    own::of(index).begin(fd);
     Some(SlotRef { index, generation, slot })
 }
 
@@ -223,11 +224,7 @@ pub fn of(fd: RawFd) -> Option<SlotRef> {
 
 /// A forked child: what only its parent's threads keep open it has no descriptor of.
 pub fn after_fork_in_child() {
-    asleep::after_fork_in_child(used() as usize, |index| {
-        if let Some(count) = DESCRIPTORS.get(index as usize) {
-            count.store(0, Ordering::Relaxed);
-        }
-    });
+    asleep::after_fork_in_child(used());
 }
 
 /// Slots that have ever been in use are the first so many.
@@ -237,57 +234,60 @@ fn used() -> u32 {
 
 /// Every live slot that this process has a descriptor of.
 pub fn mine() -> impl Iterator<Item = SlotRef> {
-    (0..used()).filter(|&i| DESCRIPTORS.get(i as usize).is_some_and(|d| d.load(Ordering::Relaxed) > 0)).filter_map(at)
+    own::first(used()).filter(|(_, own)| own.is_mine()).filter_map(|(index, _)| at(index))
 }
 
 impl Slot {
-    fn reset(&self, stage: Stage, flags: u32) {
+    /// A free slot begins a new life.
+    fn reset(&self, index: u32, stage: Stage, flags: u32) {
+        if self.has(flag::MET) {
+            self.wipe(index);
+        }
         for word in [
             &self.reason,
             &self.data_calls,
-            &self.tries,
             &self.kernel_sends,
             &self.kernel_reads,
             &self.send_phase,
             &self.recv_phase,
-            &self.turns,
-            &self.no_space,
-            &self.small_receives,
             &self.untold,
-            &self.anchor,
-            &self.pair,
-            &self.conn,
-            &self.role,
+            &self.no_space,
         ] {
             word.store(0, Ordering::Relaxed);
         }
-        for word in [
-            &self.asked_at,
-            &self.anchor_tick,
-            &self.cookie,
-            &self.tx_tcp,
-            &self.rx_tcp,
-            &self.tx_companion,
-            &self.rx_companion,
-            &self.companion_id,
-            &self.limit,
-        ] {
-            word.store(0, Ordering::Relaxed);
-        }
-        for holder in &self.holders {
-            holder.store(0, Ordering::Relaxed);
-        }
-        if let Some(first) = self.holders.first() {
-            first.store(sys::pid(), Ordering::Relaxed);
-        }
+        self.tx_tcp.store(0, Ordering::Relaxed);
+        self.rx_tcp.store(0, Ordering::Relaxed);
+        let [first, others @ ..] = &self.holders;
+        first.store(sys::pid(), Ordering::Relaxed);
+        others.iter().for_each(|holder| holder.store(0, Ordering::Relaxed));
         // Whoever makes an unbound socket says so.
         self.autobind.begin(record::is::STREAM | record::is::EXPLICIT);
         self.flags.store(flags, Ordering::Relaxed);
         self.stage.store(stage as u32, Ordering::Relaxed);
+    }
+
+    /// What only a connection has written that asked for its other end.
+    #[cold]
+    fn wipe(&self, index: u32) {
+        let words = [&self.tries, &self.turns, &self.pair, &self.conn, &self.role, &self.small_receives, &self.anchor];
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        let words = [
+            &self.asked_at,
+            &self.cookie,
+            &self.companion_id,
+            &self.tx_companion,
+            &self.rx_companion,
+            &self.anchor_tick,
+            &self.limit,
+        ];
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         // SAFETY: the slot is not live: nobody else holds or takes its locks. All-zero is the sides' initial state.
         unsafe {
             self.sender.get().write_bytes(0, 1);
             self.receiver.get().write_bytes(0, 1);
+        }
+        if let Some(family) = family::existing() {
+            family.registry.wipe(index as usize);
         }
     }
 
@@ -387,93 +387,16 @@ impl SlotRef {
         self.slot.generation.load(Ordering::Acquire) == self.generation
     }
 
-    /// A descriptor of this process that shows the slot, or -1.
-    pub fn descriptor(&self) -> RawFd {
-        DESCRIPTOR.get(self.index as usize).map_or(-1, |d| d.load(Ordering::Relaxed))
-    }
-
-    fn set_descriptor(&self, fd: RawFd) {
-        if let Some(known) = DESCRIPTOR.get(self.index as usize) {
-            known.store(fd, Ordering::Relaxed);
-        }
-    }
-
-    /// This process has a descriptor that shows the slot.
-    pub fn is_mine(&self) -> bool {
-        DESCRIPTORS.get(self.index as usize).is_some_and(|d| d.load(Ordering::Relaxed) > 0)
-    }
-
-    /// More than one descriptor of this process does.
-    pub fn has_others(&self) -> bool {
-        DESCRIPTORS.get(self.index as usize).is_some_and(|d| d.load(Ordering::Relaxed) > 1)
-    }
-
-    /// One more descriptor of this process shows the slot (dup and its kin).
-    pub fn add_descriptor(&self) {
-        if let Some(count) = DESCRIPTORS.get(self.index as usize) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// One fewer; true when it was this process's last. `others` looks for one that remains.
-    pub fn drop_descriptor(&self, fd: RawFd, others: impl FnOnce() -> Option<RawFd>) -> bool {
-        let left = DESCRIPTORS.get(self.index as usize).map_or(0, |c| c.fetch_sub(1, Ordering::Relaxed) - 1);
-        if left > 0
-            && self.descriptor() == fd
-            && let (Some(other), Some(known)) = (others(), DESCRIPTOR.get(self.index as usize))
-        {
-            known.store(other, Ordering::Relaxed);
-        }
-        left == 0
-    }
-
-    /// The epoll sets of this process that it is registered in.
-    pub fn sets(&self) -> impl Iterator<Item = u32> + use<> {
-        let marks = SETS.get(self.index as usize).into_iter().flatten().map(|mark| mark.load(Ordering::Acquire));
-        marks.filter(|&mark| mark > 0).map(|mark| u32::from(mark) - 1)
-    }
-
-    /// The descriptor by which it was registered first.
-    pub fn registered(&self) -> RawFd {
-        REGISTERED.get(self.index as usize).map_or(-1, |r| r.load(Ordering::Relaxed))
-    }
-
-    pub fn registered_by(&self, fd: RawFd) {
-        if let Some(by) = REGISTERED.get(self.index as usize) {
-            by.store(fd, Ordering::Relaxed);
-        }
-    }
-
-    /// False when it is in too many others already.
-    pub fn enter_set(&self, set: u32, fd: RawFd) -> bool {
-        let mark = set as u16 + 1;
-        let (Some(marks), Some(by)) = (SETS.get(self.index as usize), REGISTERED.get(self.index as usize)) else {
-            return false;
-        };
-        let known = marks.iter().any(|known| known.load(Ordering::Acquire) == mark);
-        let entered = known
-            || marks.iter().any(|free| {
-                free.load(Ordering::Relaxed) == 0
-                    && free.compare_exchange(0, mark, Ordering::SeqCst, Ordering::Relaxed).is_ok()
-            });
-        // Counted after the mark is there: of two threads that enter two sets at once one at least sees both.
-        fence(Ordering::SeqCst);
-        let in_how_many = marks.iter().filter(|mark| mark.load(Ordering::Acquire) > 0).count();
-        if known || !entered || in_how_many > 1 {
-            self.raise(flag::REGISTERED_TWICE);
-        } else {
-            by.store(fd, Ordering::Relaxed);
-        }
-        entered
-    }
-
-    pub fn leave_set(&self, set: u32) {
-        let own = set as u16 + 1;
-        for mark in SETS.get(self.index as usize).into_iter().flatten() {
-            if mark.load(Ordering::Acquire) == own {
-                let _ = mark.compare_exchange(own, 0, Ordering::AcqRel, Ordering::Relaxed);
-            }
-        }
+    /// Nobody else holds it, as far as can be seen without asking the kernel; asked behind a full fence.
+    #[inline]
+    pub fn is_mine_alone(&self) -> bool {
+        let before = self.slot.joined.load(Ordering::Acquire);
+        let [first, others @ ..] = &self.slot.holders;
+        first.load(Ordering::Acquire) == sys::pid()
+            && others.iter().all(|holder| holder.load(Ordering::Acquire) == 0)
+            && family::existing().is_some_and(|family| family.shared.forks_pending.load(Ordering::Acquire) == 0)
+            && !self.has(flag::MANY_HOLDERS)
+            && self.slot.joined.load(Ordering::Acquire) == before
     }
 
     /// Ends the slot's life: afterwards every [`SlotRef`] to it is stale. True for the one caller that did it.

@@ -46,6 +46,7 @@
 //! - *Readiness.* TCP polled, then `attend`, then `readable() || wants_tcp() && TCP was readable`. Look again after `attend` when
 //!   the state was `Offered`: a take in between makes the bytes the record's.
 
+mod fail_back;
 mod faults;
 mod geometry;
 mod look;

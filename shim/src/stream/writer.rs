@@ -3,8 +3,7 @@
 use super::faults::{Fault, planted};
 use super::geometry::Geometry;
 use super::record::Record;
-use super::tcp::{TcpPut, TcpSend};
-use super::words::{FOR_GOOD, Place, Port, Word, at, epoch_of, kind_of, stamp, want};
+use super::words::{Place, Port, Word, at, epoch_of, kind_of, stamp, want};
 
 /// An empty ring starts over at its region's first byte once it stands beyond this: a reader that keeps up
 /// touches four pages.
@@ -96,7 +95,7 @@ pub struct Region {
 pub struct Writer {
     pub(super) state: WState,
     /// The last epoch taken or voided.
-    epoch: u64,
+    pub(super) epoch: u64,
     /// N of that epoch.
     pub(super) taken_at: u64,
     /// Bytes of the stream accepted; of meaning from N on.
@@ -112,15 +111,15 @@ pub struct Writer {
     /// Places we have left, not yet told to the caller.
     pub(super) freed: [Place; 2],
     /// What is owed: a record of this size (0: the reader has stopped, and needs none), then [from, to).
-    head: u64,
-    from: u64,
-    to: u64,
+    pub(super) head: u64,
+    pub(super) from: u64,
+    pub(super) to: u64,
     /// How much of it is in the kernel.
-    sent: u64,
+    pub(super) sent: u64,
     /// What the kernel's count of sent bytes is ahead of the stream's.
-    skew: u64,
+    pub(super) skew: u64,
     /// As [`WriterFacts::travels`] said when the epoch was taken.
-    travels: bool,
+    pub(super) travels: bool,
 }
 
 /// The hot path.
@@ -327,101 +326,6 @@ impl Writer {
         WriterEvent::Ask { epoch: self.epoch }
     }
 
-    #[cold]
-    fn begin_fail_back<P: Port>(&mut self, port: &P, hold: bool, for_good: bool) -> WriterEvent {
-        self.look(port);
-        if self.state != WState::Ring {
-            return WriterEvent::None;
-        }
-        self.owe(if hold { 0 } else { Record::SIZE as u64 });
-        if planted(Fault::FromWithoutMax) {
-            self.from = port.load(Word::Consumed);
-        }
-        if !hold {
-            port.store(Word::Left, if for_good { FOR_GOOD } else { self.epoch });
-        }
-        WriterEvent::FailBackBegan
-    }
-
-    /// A record of this size, or none, and all that is not known to be consumed.
-    fn owe(&mut self, head: u64) {
-        self.from = self.consumed; // which is max(consumed, N)
-        self.to = self.written;
-        self.head = head;
-        self.sent = 0;
-        self.state = WState::FailBack;
-    }
-
-    /// The reader has stopped while we were leaving, or had left.
-    #[cold]
-    fn answer_hold<P: Port>(&mut self, port: &P) {
-        if answered(port.load(Word::AtKind), self.epoch) {
-            return;
-        }
-        let all_sent = self.sent == self.head + (self.to - self.from);
-        if self.state == WState::FailBack && self.sent == 0 && !self.travels {
-            self.spare_the_record(port);
-        } else if self.state == WState::FailBack || all_sent {
-            port.store(Word::AtKind, stamp(self.epoch, at::PROMISED));
-        }
-    }
-
-    fn spare_the_record<P: Port>(&mut self, port: &P) {
-        let consumed = port.load(Word::Consumed);
-        if consumed > self.written {
-            self.state = WState::Broken;
-        } else {
-            self.consumed = self.consumed.max(consumed);
-            self.from = self.consumed;
-        }
-        self.head = 0;
-    }
-
-    /// Sends what is owed, as much as the kernel takes.
-    pub fn pump<P: Port>(&mut self, port: &P, tcp: &mut impl TcpSend) -> Pumped {
-        if self.state == WState::FailBack && self.head == 0 && self.sent == 0 {
-            port.store(Word::AtKind, stamp(self.epoch, at::RETURNED)); // before the first byte
-        }
-        while self.state == WState::FailBack {
-            let owed = self.owed_bytes();
-            if owed == 0 {
-                self.state = WState::Tcp;
-                self.skew = self.skew.wrapping_add(self.head).wrapping_add(self.taken_at).wrapping_sub(self.from);
-                break;
-            }
-            let record = Record { epoch: self.epoch, from: self.from, to: self.to }.encode();
-            let (src, len) = match (self.sent as usize, self.sent.checked_sub(self.head)) {
-                (sent, None) => (record.as_ptr().wrapping_add(sent), Record::SIZE - sent),
-                (_, Some(passed)) => self.unread(port, self.from + passed, owed),
-            };
-            // SAFETY: the rest of the record, or a run of the ring below `written`.
-            match unsafe { tcp.send(src, len) } {
-                TcpPut::Bytes(n) => self.sent += n.min(len) as u64,
-                TcpPut::WouldBlock => return Pumped::Again,
-                TcpPut::Failed(errno) => return Pumped::Failed(errno),
-            }
-        }
-        Pumped::Done
-    }
-
-    /// Ring bytes from `t` on.
-    fn unread<P: Port>(&self, port: &P, t: u64, len: u64) -> (*const u8, usize) {
-        let (geometry, len) = if t >= self.current.start {
-            (&self.current, len)
-        } else {
-            (&self.previous, len.min(self.current.start - t))
-        };
-        let run = geometry.run(t, len);
-        (port.pointer(run.offset), run.len as usize)
-    }
-
-    pub(super) fn owed_bytes(&self) -> u64 {
-        match self.state {
-            WState::FailBack => self.head + (self.to - self.from) - self.sent,
-            _ => 0,
-        }
-    }
-
     /// W, when the bytes were in the ring; then the caller lets the kernel send its FIN. False while bytes are owed:
     /// pump first.
     pub fn finish<P: Port>(&mut self, port: &P) -> bool {
@@ -509,6 +413,6 @@ impl Writer {
 }
 
 /// Does the writer's own word answer HOLD of this epoch?
-fn answered(said: u64, epoch: u64) -> bool {
+pub(super) fn answered(said: u64, epoch: u64) -> bool {
     epoch_of(said) == epoch && kind_of(said) != at::TAKEN
 }

@@ -1,13 +1,15 @@
 //! What a send or a receive can do at once: the connection is carried within this host, nothing is asked of this end, and there is room
-//! for all of it, or there are bytes. Anything else is the whole way's (`send`, `receive`), which finds everything as it was.
+//! for all of it, or there are bytes; or nothing carries it yet, and it is the kernel's call (`by_kernel`). Anything else is the whole way's (`send`, `receive`), which finds everything as it was.
 //!
-//! This runs in front of the hook's guard against panics: nothing here may panic, allocate, or wait.
+//! This runs in front of the hook's guard against panics: nothing of ours here may panic, allocate, or wait.
 
 use std::ffi::c_int;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
-use super::{anchor, receive as receiving, send as sending, spin};
+use libc::iovec;
+
+use super::{anchor, by_kernel, receive as receiving, send as sending, spin};
 use crate::provider::local::{self, Pair};
 use crate::slot::{self, SlotRef, THROUGH_SWITCH, flag};
 use crate::stream::{LocalPort, Port, Source, Word, sleepers};
@@ -17,6 +19,8 @@ use crate::{debug, fd_table, meet, outcome, sys};
 const HARMLESS: c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 /// From here on the copy is most of a send.
 const MOST: usize = 16 << 10;
+/// What one sendfile moves at most (Linux's MAX_RW_COUNT).
+pub const MOST_OF_A_FILE: usize = 0x7fff_f000;
 
 /// A receive with this much room may gather messages, as long as there are fewer bytes than this, once so many were small.
 const ROOM: usize = 4 << 10;
@@ -27,16 +31,29 @@ const IN_A_ROW: u32 = 64;
 const BARS_SENDING: u32 = flag::LEAVING | flag::URGENT;
 const BARS_RECEIVING: u32 = flag::LEAVING | flag::URGENT | flag::SHUT_RD | flag::LOW_WATER | flag::FIN_WAITS;
 
-/// All `len` bytes are in the ring. `None`: nothing has happened.
+/// All `len` bytes are in the ring, or `call` has made the call, as it is natively. `None`: nothing has happened.
 ///
 /// # Safety
 /// The arguments of send(2).
 #[inline(always)]
-pub unsafe fn send(fd: RawFd, from: *const u8, len: usize, flags: c_int) -> Option<isize> {
-    if flags & !HARMLESS != 0 || len.wrapping_sub(1) >= MOST || !sys::may_be_memory(from) {
+pub unsafe fn send(
+    fd: RawFd,
+    from: *const u8,
+    len: usize,
+    flags: c_int,
+    call: impl FnOnce() -> isize,
+) -> Option<isize> {
+    let slot = slot::at(fd_table::unsettled(fd)?)?;
+    if !slot.is_attached() {
+        return by_kernel::send_at_once(slot, fd, len, flags, call);
+    }
+    if flags & !HARMLESS != 0
+        || len.wrapping_sub(1) >= MOST
+        || !sys::may_be_memory(from)
+        || !is_free(slot, BARS_SENDING)
+    {
         return None;
     }
-    let slot = carried(fd, BARS_SENDING)?;
     if slot.send_phase.load(Ordering::Acquire) != THROUGH_SWITCH {
         return None;
     }
@@ -59,16 +76,22 @@ pub unsafe fn send(fd: RawFd, from: *const u8, len: usize, flags: c_int) -> Opti
     Some(len as isize)
 }
 
-/// As many bytes as there are. `None`: nothing has happened.
+/// As many bytes as there are, or `call` has made the call, as it is natively. `None`: nothing has happened.
 ///
 /// # Safety
 /// The arguments of recv(2).
 #[inline(always)]
-pub unsafe fn receive(fd: RawFd, to: *mut u8, len: usize, flags: c_int) -> Option<isize> {
-    if flags & !HARMLESS != 0 || len == 0 || !sys::may_be_memory(to) {
+pub unsafe fn receive(fd: RawFd, to: *mut u8, len: usize, flags: c_int, call: impl FnOnce() -> isize) -> Option<isize> {
+    let slot = slot::at(fd_table::unsettled(fd)?)?;
+    if len == 0 {
         return None;
     }
-    let slot = carried(fd, BARS_RECEIVING)?;
+    if !slot.is_attached() {
+        return by_kernel::receive_at_once(slot, fd, flags, call);
+    }
+    if flags & !HARMLESS != 0 || !sys::may_be_memory(to) || !is_free(slot, BARS_RECEIVING) {
+        return None;
+    }
     if slot.recv_phase.load(Ordering::Acquire) != THROUGH_SWITCH {
         return None;
     }
@@ -112,11 +135,43 @@ fn gather(slot: SlotRef, inward: &LocalPort<'static>, flags: c_int) {
     }
 }
 
-/// The socket's slot, if it has a companion, and neither it nor this process has anything else to see to.
+/// Of several places, which only the kernel fills from: see [`send`].
+///
+/// # Safety
+/// The arguments of writev(2).
 #[inline(always)]
-fn carried(fd: RawFd, bars: u32) -> Option<SlotRef> {
+pub unsafe fn send_parts(fd: RawFd, parts: *const iovec, count: c_int, call: impl FnOnce() -> isize) -> Option<isize> {
     let slot = slot::at(fd_table::unsettled(fd)?)?;
-    (slot.is_attached() && !slot.has(bars) && !debug::disturbs() && !meet::has_business()).then_some(slot)
+    if slot.is_attached() || !(1..=libc::UIO_MAXIOV).contains(&count) || !sys::may_be_memory(parts) {
+        return None;
+    }
+    let mut total = 0usize;
+    for at in 0..count as usize {
+        // SAFETY: by the caller.
+        total = total.saturating_add(unsafe { (*parts.add(at)).iov_len });
+    }
+    // The kernel refuses a sum that is below zero, and a writev of nothing never comes to the socket.
+    if total.cast_signed() <= 0 {
+        return None;
+    }
+    by_kernel::send_at_once(slot, fd, total, 0, call)
+}
+
+/// From a file: see [`send`].
+#[inline(always)]
+pub fn send_file(fd: RawFd, input: RawFd, size: usize, call: impl FnOnce() -> isize) -> Option<isize> {
+    let slot = slot::at(fd_table::unsettled(fd)?)?;
+    // The kernel reads the file first: where nothing comes of that it asks the connection nothing.
+    if slot.is_attached() || !fd_table::is_plain(input) || slot.has(flag::SHUT_WR) || size.cast_signed() <= 0 {
+        return None;
+    }
+    by_kernel::send_at_once(slot, fd, size.min(MOST_OF_A_FILE), 0, call)
+}
+
+/// Neither the connection, which has a companion, nor this process has anything else to see to.
+#[inline(always)]
+fn is_free(slot: SlotRef, bars: u32) -> bool {
+    !slot.has(bars) && !debug::disturbs() && !meet::has_business()
 }
 
 #[inline(always)]

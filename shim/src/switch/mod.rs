@@ -1,6 +1,6 @@
 //! The switch: decides, call by call, what carries a connection that has a companion.
 //!
-//! `far` is what is different between hosts. `send` and `receive` are the two directions' data paths, `at_once` what is tried before them, `sink` a call's places, `ready` says what poll and epoll shall be told, `sleep` is
+//! `far` is what is different between hosts. `send` and `receive` are the two directions' data paths, `at_once` what is tried before them, `by_kernel` the calls that the kernel makes, `sink` a call's places, `ready` says what poll and epoll shall be told, `sleep` is
 //! how a blocking call waits, `spin` what it tries before, `watch` is poll and select, `anchor` is the kernel's socket. Here are the connection's context and what moves it
 //! between kernel and companion.
 //!
@@ -12,6 +12,7 @@
 
 pub mod anchor;
 pub mod at_once;
+mod by_kernel;
 mod far;
 pub mod ready;
 pub mod receive;

@@ -9,8 +9,8 @@ use super::anchor::{self, Anchor};
 use super::ready::fin_would_wait;
 pub use super::sink::Sink;
 use super::sleep::{self, Patience, Way, Woke};
-use super::{Conn, refresh_row, send};
-use crate::slot::{IN_KERNEL, RecvGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
+use super::{Conn, by_kernel, refresh_row, send};
+use crate::slot::{IN_KERNEL, RecvGuard, SlotRef, THROUGH_SWITCH, flag};
 use crate::stream::{LocalPort, Port, RState, Source, Take, TcpReceive, TcpTake, Word};
 use crate::{debug, epoll, family, meet, real, sys, wake};
 
@@ -62,7 +62,7 @@ pub fn receive(
                 send::pump_until_readable(slot, fd, flags);
                 let parts = sink.parts();
                 let mut call = || if fd == given { native() } else { by_another_number(fd, parts, flags) };
-                match by_kernel(slot, fd, peek, &mut call) {
+                match by_kernel::receive(slot, fd, peek, &mut call) {
                     // The kernel knows nothing of what the peer has left unread in the other direction's ring.
                     Some(Ok(0)) if sink.total > 0 => {
                         return Conn::of(slot, fd).map_or(Ok(0), |conn| end_of_stream(&conn));
@@ -178,42 +178,6 @@ fn through_switch(slot: SlotRef, fd: RawFd) -> Option<Conn> {
     if slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::offer(&conn) { Some(conn) } else { None }
 }
 
-fn by_kernel(slot: SlotRef, fd: RawFd, peek: bool, native: &mut impl FnMut() -> isize) -> Option<Result<usize, i32>> {
-    let result = |n: isize| usize::try_from(n).map_err(|_| sys::errno());
-    if slot.stage() == Stage::Settled {
-        return Some(result(native()));
-    }
-    slot.kernel_reads.fetch_add(1, Ordering::SeqCst);
-    if slot.recv_phase.load(Ordering::SeqCst) != IN_KERNEL {
-        slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
-        return None;
-    }
-    let result = result(native());
-    if slot.current() {
-        if let (Ok(n @ 1..), false) = (result, peek) {
-            let all = slot.rx_tcp.fetch_add(n as u64, Ordering::AcqRel) + n as u64;
-            if let Some(family) = family::existing() {
-                family.row(slot.index).rx_tcp.store(all, Ordering::Relaxed);
-            }
-        }
-        slot.kernel_reads.fetch_sub(1, Ordering::SeqCst);
-        if matches!(result, Err(libc::ECONNRESET)) {
-            slot.raise(flag::RESET_TOLD);
-        }
-        if matches!(result, Ok(1..)) && !peek {
-            meet::has_moved(slot, fd, Way::In);
-        }
-        if result == Ok(0)
-            && slot.untold.load(Ordering::Acquire) != 0
-            && anchor::unread(slot.descriptor()) == Some(0)
-            && let Some(errno) = slot.take_untold()
-        {
-            return Some(Err(errno));
-        }
-    }
-    Some(result)
-}
-
 /// The application's call, where its descriptor has been closed under it.
 fn by_another_number(fd: RawFd, parts: &[iovec], flags: i32) -> isize {
     // SAFETY: all-zero is a valid msghdr; the parts are the application's, which the kernel only reads the list of.
@@ -230,7 +194,7 @@ fn rest_by_kernel(conn: &Conn, sink: &mut Sink<'_>) -> Step {
     let mut tcp = Anchor::of(conn).up_to_mark(true);
     while let Some((to, room)) = sink.next() {
         let mut take = TcpTake::WouldBlock;
-        let counted = by_kernel(conn.slot, conn.fd, false, &mut || {
+        let counted = by_kernel::receive(conn.slot, conn.fd, false, &mut || {
             // SAFETY: the application gave the place for that many bytes.
             take = unsafe { tcp.receive(to, room) };
             if let TcpTake::Bytes(n) = take { n as isize } else { -1 }
@@ -390,7 +354,7 @@ pub fn count(slot: SlotRef, from: Source, n: usize) {
 
 /// EOF, unless the peer went with bytes of ours unread and could not say so (it was killed): then TCP says ECONNRESET, once. So
 /// it does where its RST met a call of ours.
-fn end_of_stream(conn: &Conn) -> Result<usize, i32> {
+pub fn end_of_stream(conn: &Conn) -> Result<usize, i32> {
     if let Some(errno) = conn.slot.take_untold() {
         return Err(errno);
     }

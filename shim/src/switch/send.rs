@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::anchor::{self, Anchor};
 use super::sleep::{self, Patience, Way, Woke};
-use super::{Conn, back_to_kernel_sends, collect_places, count_fail_back, far};
-use crate::slot::{IN_KERNEL, SendGuard, SlotRef, Stage, THROUGH_SWITCH, flag};
+use super::{Conn, back_to_kernel_sends, by_kernel, collect_places, count_fail_back, far};
+use crate::slot::{IN_KERNEL, SendGuard, SlotRef, THROUGH_SWITCH, flag};
 use crate::stream::{LocalPort, Port, Pumped, WState, Word, Writer, WriterEvent, WriterFacts};
 use crate::{debug, epoll, family, meet, sys};
 
@@ -49,7 +49,7 @@ pub fn send(slot: SlotRef, fd: RawFd, source: &mut impl Source, flags: i32) -> R
         // After a sleep: it may have been closed, and be another's.
         let fd = if patience.is_some() { slot.number(given) } else { given };
         let Some(conn) = through_switch(slot, fd) else {
-            match by_kernel(slot, fd, source) {
+            match by_kernel::send(slot, fd, source) {
                 Some(Ok(n)) => return Ok(n),
                 Some(Err(errno)) => {
                     if source.sent() > 0 && is_the_sockets(errno) {
@@ -109,55 +109,10 @@ fn through_switch(slot: SlotRef, fd: RawFd) -> Option<Conn> {
     if slot.send_phase.load(Ordering::Acquire) == THROUGH_SWITCH || super::take(&conn) { Some(conn) } else { None }
 }
 
-/// The kernel's own call, counted while it is inside. `None`: the phase changed first.
-fn by_kernel(slot: SlotRef, fd: RawFd, source: &mut impl Source) -> Option<Result<usize, i32>> {
-    let before = source.sent();
-    // The error that a call of ours took from the kernel. EPIPE it says again, with its signal.
-    let untold = slot.untold.swap(0, Ordering::AcqRel) as i32;
-    if untold != 0 && untold != libc::EPIPE {
-        slot.raise(flag::RESET_TOLD);
-        return Some(Err(untold));
-    }
-    if slot.stage() == Stage::Settled {
-        return Some(result(source.kernel(fd)).map(|n| before + n));
-    }
-    slot.kernel_sends.fetch_add(1, Ordering::SeqCst);
-    if slot.send_phase.load(Ordering::SeqCst) != IN_KERNEL {
-        slot.kernel_sends.fetch_sub(1, Ordering::SeqCst);
-        return None;
-    }
-    let left = source.left();
-    let result = result(source.kernel(fd));
-    if slot.current() {
-        if matches!(result, Err(libc::EAGAIN)) || matches!(result, Ok(n) if n < left) {
-            // Who waits for an edge is owed one, whichever way the direction goes meanwhile.
-            slot.no_space.fetch_add(1, Ordering::SeqCst);
-        }
-        if matches!(result, Err(libc::ECONNRESET)) {
-            slot.raise(flag::RESET_TOLD);
-        }
-        if let Ok(n @ 1..) = result {
-            let all = slot.tx_tcp.fetch_add(n as u64, Ordering::AcqRel) + n as u64;
-            if let Some(family) = family::existing() {
-                family.row(slot.index).tx_tcp.store(all, Ordering::Relaxed);
-            }
-        }
-        slot.kernel_sends.fetch_sub(1, Ordering::SeqCst);
-        if matches!(result, Ok(1..)) {
-            meet::has_moved(slot, fd, Way::Out);
-        }
-    }
-    Some(result.map(|n| before + n))
-}
-
 /// Not the call's own.
 fn is_the_sockets(errno: i32) -> bool {
     use libc::{ECONNABORTED, ECONNRESET, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ETIMEDOUT};
     matches!(errno, ECONNABORTED | ECONNRESET | EHOSTDOWN | EHOSTUNREACH | ENETDOWN | ENETUNREACH | ETIMEDOUT)
-}
-
-fn result(n: isize) -> Result<usize, i32> {
-    usize::try_from(n).map_err(|_| sys::errno())
 }
 
 /// One look under the lock: moves the direction along and takes what fits.

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::address::Addresses;
 
 /// Zeroed as a fresh memfd is.
 fn fresh() -> Box<Registry> {

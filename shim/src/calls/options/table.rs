@@ -320,6 +320,14 @@ mod tests {
         found
     }
 
+    /// What `calls::at_once` leaves to the kernel without a look at this table.
+    #[test]
+    fn options_that_pass_at_once_are_the_anchors_alone() {
+        for name in crate::calls::at_once::PACKETS {
+            assert!(meaning(libc::IPPROTO_TCP, name) == Anchors, "{name}");
+        }
+    }
+
     #[test]
     fn every_option_of_the_headers_has_a_row() {
         for (level, path, prefixes) in HEADERS {

@@ -7,11 +7,9 @@ use crate::exports::types::*;
 use crate::outcome::Outcome;
 use crate::slot::{self, flag};
 use crate::stream::{LocalPort, Port, WState, Writer};
+use crate::switch::at_once::MOST_OF_A_FILE;
 use crate::switch::send::{self, Source};
 use crate::{fd_table, real, sys};
-
-/// What one call moves at most (Linux's MAX_RW_COUNT).
-const MOST: usize = 0x7fff_f000;
 
 /// # Safety
 /// The arguments of the libc call of this name.
@@ -23,7 +21,7 @@ pub unsafe fn sendfile(out: c_int, input: c_int, offset: *mut off_t, size: size_
         // The kernel reads the file first: where nothing comes of that it asks the connection nothing.
         return Outcome::Bypass;
     }
-    let mut source = File { input, offset, left: size.min(MOST), sent: 0, whole: size };
+    let mut source = File { input, offset, left: size.min(MOST_OF_A_FILE), sent: 0, whole: size };
     moved(slot, out, send::send(slot, out, &mut source, 0))
 }
 

@@ -4,6 +4,7 @@
 mod directions;
 mod hostile;
 mod looking;
+mod reading;
 mod sharing;
 mod sleeping;
 mod travelling;
