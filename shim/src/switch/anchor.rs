@@ -314,7 +314,8 @@ pub fn glance(conn: &Conn) -> u32 {
     if is_fresh(conn, sys::tick_ns()) { conn.slot.anchor.load(Ordering::Acquire) } else { look(conn) }
 }
 
-/// The anchor was looked at in this clock tick, and the peer has not closed, which its words tell at once.
+/// The anchor was looked at in this clock tick, and the peer has not closed, which its words tell at once. A reset of the peer's may be
+/// known a tick later than it came, as if it were still under way.
 #[inline]
 pub fn is_fresh(conn: &Conn, tick: u64) -> bool {
     !conn.peer_reads_no_more() && conn.slot.anchor_tick.load(Ordering::Relaxed) == tick
