@@ -20,14 +20,11 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("a set that is there at a fork is told what the child adds", TWO_USERS),
     ("an edge is told to one of two processes", TWO_USERS),
     ("a set tells of a socket that only a child has open", TWO_USERS),
-    ("a set in a set by edge", ONE_MORE),
-    ("a set in a set by edge, with edges", ONE_MORE),
     ("the low-water mark is reached beyond an urgent byte", BEYOND),
     ("two urgent bytes", URGENT),
 ];
 
 const TWO_USERS: &str = "what a process does with a set that it shares by fork, another that uses it too is not told";
-const ONE_MORE: &str = "one edge more, when the connection goes back to TCP because its set was put into another";
 const BEYOND: &str = "ring and TCP are added up by FIONREAD, which stops at an urgent byte";
 const URGENT: &str =
     "an urgent byte that another follows is dropped if it is the first unread one; behind a fail-back record it is not";

@@ -6,6 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use libc::epoll_event;
 use tandem_protocol::Reason;
 
+use super::collect::may_go_back;
 use super::outer::{add_anchor, add_provider};
 use super::set::{Entered, Guard, Inner, Set, all, at};
 use super::stir::{unwatch, watch};
@@ -337,11 +338,22 @@ impl Set {
     pub fn settle(&self, inner: &mut Inner) -> bool {
         let before = inner.adopted.len();
         for place in (0..inner.adopted.len()).rev() {
-            let Some(slot) = inner.adopted.get(place).map(|entry| entry.conn.slot) else { continue };
+            let Some(conn) = inner.adopted.get(place).map(|entry| entry.conn) else { continue };
+            let slot = conn.slot;
+            if slot.current() && slot.has(flag::LEAVING) {
+                // What the peer has answered by now is the kernel's to tell, once.
+                ready::ask(&Conn { fd: slot.descriptor(), ..conn }, ready::IN | ready::OUT);
+            }
             if !slot.current() {
                 self.remove(inner, place);
-            } else if !ready::switched(slot) {
-                self.give_back(inner, place);
+            } else if !ready::switched(slot)
+                && let Some(entry) = inner.adopted.get_mut(place)
+            {
+                // The outer epoll's news of it may not have been taken.
+                entry.hint = true;
+                if may_go_back(entry) {
+                    self.give_back(inner, place);
+                }
             }
         }
         inner.adopted.len() != before

@@ -36,7 +36,9 @@ pub fn collect(set: &Set, inner: &mut Guard<'_>, out: &mut [epoll_event]) -> usi
             continue;
         }
         if !ready::switched(entry.conn.slot) {
-            set.give_back(inner, place);
+            if may_go_back(entry) {
+                set.give_back(inner, place);
+            }
             continue;
         }
         let (events, report) = look(entry);
@@ -74,10 +76,20 @@ pub fn changed(entry: &Adopted) -> bool {
         || entry.hint
 }
 
+/// The kernel carries the connection again, and may have the entry. An edge-triggered one it would tell of at once, so that stays until there
+/// is something to tell. (Of one that is registered elsewhere too no news come.)
+pub fn may_go_back(entry: &mut Adopted) -> bool {
+    let mut seen = *entry;
+    if entry.events & EDGE == 0 || entry.shared || look(&mut seen).1 {
+        return true;
+    }
+    *entry = seen;
+    false
+}
+
 /// Whether a look at an entry that is due is going to find something: for who asks the set whether it is readable.
 pub fn would_report(entry: &Adopted) -> bool {
-    let slot = entry.conn.slot;
-    !slot.current() || !ready::switched(slot) || look(&mut entry.clone()).1
+    look(&mut entry.clone()).1
 }
 
 /// There is more room, or a send found none since: then the peer has to be told who waits for it.

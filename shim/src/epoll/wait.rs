@@ -394,7 +394,7 @@ pub fn readable(epfd: RawFd, events: c_short) -> c_short {
 pub fn to_report(set: &Set) -> bool {
     let asked = |set: &Set| {
         let _ = take_news(set, Some(0), std::ptr::null());
-        set.lock().is_some_and(|mut inner| inner.any_to_report(&set.mail))
+        set.lock().is_some_and(|mut inner| inner.any_to_report(set))
     };
     asked(set) || nested::below(set).into_iter().any(asked)
 }
