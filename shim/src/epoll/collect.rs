@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use libc::epoll_event;
 
 use super::adopt::Adopted;
+use super::common;
 use super::set::{Guard, Set};
 use super::stir::watch_room;
 use crate::slot::THROUGH_SWITCH;
@@ -41,7 +42,14 @@ pub fn collect(set: &Set, inner: &mut Guard<'_>, out: &mut [epoll_event]) -> usi
             }
             continue;
         }
+        if set.joined.load(Ordering::Relaxed) && !common::read(set, entry) {
+            set.remove(inner, place);
+            continue;
+        }
         let (events, report) = look(entry);
+        if report && entry.events & (EDGE | ONE_SHOT) != 0 {
+            common::publish(set, entry);
+        }
         if entry.events & ready::OUT & !events != 0 && through_ring(entry) {
             watch_room(&entry.conn, wake);
             // Room may have come before the word was there.
@@ -77,8 +85,12 @@ pub fn changed(entry: &Adopted) -> bool {
 }
 
 /// The kernel carries the connection again, and may have the entry. An edge-triggered one it would tell of at once, so that stays until there
-/// is something to tell. (Of one that is registered elsewhere too no news come.)
+/// is something to tell. (Of one that is registered elsewhere too no news come.) One that has fired waits to be set anew: the kernel would
+/// take it as disarmed but for errors.
 pub fn may_go_back(entry: &mut Adopted) -> bool {
+    if entry.spent {
+        return false;
+    }
     let mut seen = *entry;
     if entry.events & EDGE == 0 || entry.shared || look(&mut seen).1 {
         return true;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::{c_int, c_short, epoll_event, sigset_t};
 
 use super::collect::collect;
+use super::common;
 use super::nested;
 use super::outer::{TAG_NEST, TAG_POLICYD, TAG_PROVIDER, TAG_SET, TAG_WAKE, TAG_WAKE0};
 use super::set::{self, Set};
@@ -92,6 +93,7 @@ pub unsafe fn wait(
     let out = unsafe { std::slice::from_raw_parts_mut(events, max as usize) };
     let mut spun = false;
     loop {
+        common::enter(set);
         if let Some(outcome) = by_kernel(set, epfd, out, kernels, mask) {
             return outcome;
         }
@@ -161,7 +163,8 @@ fn by_kernel(
     set.in_kernel.fetch_sub(1, Ordering::SeqCst);
     if n > 0 {
         let Some(events) = out.get_mut(..n as usize) else { return Some(outcome) };
-        let kept = set.without_kicks(events);
+        let kept = common::without_kicks(set, events);
+        let kept = events.get_mut(..kept).map_or(0, |events| set.without_kicks(events));
         let kept = events.get_mut(..kept).map_or(0, |events| nested::without_kicks(set, events));
         return (kept > 0).then_some(Outcome::Done(kept as c_int));
     }
@@ -205,7 +208,8 @@ fn gather(set: &Set, epfd: RawFd, out: &mut [epoll_event], mask: *const sigset_t
     if n > 0 && set.sleepers.load(Ordering::Acquire) > 0 {
         rearm(set, epfd);
     }
-    let kept = rest.get_mut(..n as usize).map_or(0, |events| set.without_kicks(events));
+    let kept = rest.get_mut(..n as usize).map_or(0, |events| common::without_kicks(set, events));
+    let kept = rest.get_mut(..kept).map_or(0, |events| set.without_kicks(events));
     Ok(found + kept)
 }
 
@@ -412,6 +416,7 @@ fn stirred(set: &Set) -> bool {
 /// The outer epoll that is to be watched in place of a set with adopted entries.
 pub fn outer_of(epfd: RawFd) -> Option<RawFd> {
     let set = set::of(epfd)?;
+    common::enter(set);
     let ours = set.adopted.load(Ordering::Acquire) != 0 || nested::adopted_below(set);
     if !ours || !set.prepare() || !nested::link(set) {
         return None;
