@@ -174,7 +174,8 @@ fn meet_others(set: &Set) {
         }
     }
     let joined = place.joined.load(Ordering::SeqCst) != 0;
-    if set.joined.load(Ordering::Relaxed) != joined {
+    let joins = set.joined.load(Ordering::Relaxed) != joined;
+    if joins {
         set.joined.store(joined, Ordering::SeqCst);
     }
     if !joined && !first {
@@ -192,7 +193,9 @@ fn meet_others(set: &Set) {
         let carried: Vec<Conn> = carried.filter_map(|(&fd, entry)| Conn::of(entry.slot, fd)).collect();
         drop(inner);
         carried.iter().for_each(adopt);
-        for conn in conns.iter().chain(&carried).filter(|conn| joined && !conn.slot.has(flag::LEAVING)) {
+        // Between hosts the peer hears of it from the parent alone.
+        let leaves = |conn: &&Conn| joined && (joins || !conn.slot.has(flag::LEAVING));
+        for conn in conns.iter().chain(&carried).filter(leaves) {
             switch::leave(conn.slot, conn.slot.descriptor(), Reason::EpollUnseen);
         }
     }
