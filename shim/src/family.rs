@@ -11,7 +11,7 @@ use tandem_protocol::board::Board;
 use tandem_protocol::registry::{Registry, Row};
 
 use crate::slot::Slot;
-use crate::{filter, hidden, stranger, sys};
+use crate::{epoll, filter, hidden, stranger, sys};
 
 pub const SLOTS: usize = 65_536;
 pub const WAKES: usize = 1_024;
@@ -38,6 +38,8 @@ pub struct Shared {
     pub big_rings: [[AtomicU64; BIG_RING_WORDS]; PAIRS],
     /// Of closed connections, by their number in the pair: a big ring that the peer may still be reading.
     pub held_rings: [[AtomicU64; tandem_protocol::pair::CONNS as usize]; PAIRS],
+    /// Epoll sets that were there at a fork.
+    pub common: epoll::Common,
 }
 
 pub struct Family {

@@ -49,19 +49,9 @@ impl Dice {
 
 const CHILDREN: u64 = 2;
 const URGENT: u64 = 6;
-const NOBODY: char = '-';
-const SETS: usize = 2;
+const SETS: u64 = 2;
 /// Of which `begin_thread` does not say whether it waits.
 const THREAD: usize = 2;
-
-/// An epoll set, of each end. One that was there at a fork is asked by one of both processes from then on, and by the parent again
-/// after its child, if that has not: see `named::KNOWN`.
-#[derive(Clone, Copy, Default)]
-struct Set {
-    made: bool,
-    inherited: bool,
-    user: Option<char>,
-}
 
 /// What the generator knows of the case that it makes.
 #[derive(Default)]
@@ -76,7 +66,6 @@ struct Known {
     sends: u64,
     /// The thread's receive returns when there is something: of several messages it may find one or all.
     takes_what_comes: bool,
-    sets: [[Set; SETS]; 2],
     /// Whether the end has sent an urgent byte. What becomes of it when another follows: see `named::KNOWN`.
     urgent: [bool; 2],
     moves: bool,
@@ -127,10 +116,7 @@ impl Known {
             0..26 => Self::sending(dice),
             26..56 => Self::receiving(dice),
             56..66 => Self::asking(dice),
-            66..80 => match self.epoll(dice, end, &who) {
-                Some(line) => line,
-                None => return,
-            },
+            66..80 => Self::epoll(dice),
             80..86 => match Self::option(dice) {
                 line if theme == URGENT && line.starts_with("set RCVLOWAT") => return,
                 line => line,
@@ -149,8 +135,7 @@ impl Known {
             },
             _ => return,
         };
-        let unasked = ["|ET", "ONESHOT"];
-        if !(self.moves && unasked.iter().any(|word| line.contains(word))) {
+        if !(self.moves && line.contains("|ET")) {
             self.calls.push(format!("{who} {line}"));
         }
     }
@@ -224,21 +209,9 @@ impl Known {
         }
     }
 
-    /// A set that this actor may ask.
-    fn set(&mut self, dice: &mut Dice, end: usize, who: &str) -> Option<usize> {
-        let number = dice.below(SETS as u64) as usize;
-        let actor = who.chars().next()?;
-        let set = &mut self.sets[end][number];
-        if set.inherited && *set.user.get_or_insert(actor) != actor {
-            return None;
-        }
-        set.made |= matches!(actor, 'a' | 'b');
-        Some(number)
-    }
-
-    fn epoll(&mut self, dice: &mut Dice, end: usize, who: &str) -> Option<String> {
-        let set = self.set(dice, end, who)?;
-        Some(match dice.below(10) {
+    fn epoll(dice: &mut Dice) -> String {
+        let set = dice.below(SETS);
+        match dice.below(10) {
             0..4 => {
                 let kind = dice.pick(&["", "", "|ET", "|ET", "|ONESHOT", "|ET|ONESHOT"]);
                 let action = dice.pick(&["add", "add", "mod", "mod", "del"]);
@@ -246,7 +219,7 @@ impl Known {
             }
             4..9 => format!("epoll_wait {set} {}", dice.pick(&[0, 0, 0, 0, 1])),
             _ => format!("epoll_pwait2 {set} 0"),
-        })
+        }
     }
 
     fn option(dice: &mut Dice) -> String {
@@ -302,14 +275,6 @@ impl Known {
             format!("{parent} fork")
         });
         self.child[end] = !self.child[end];
-        for set in &mut self.sets[end] {
-            *set = match self.child[end] {
-                true => Set { inherited: set.made, ..*set },
-                // What a child has changed is nobody's afterwards, a later child's neither.
-                false if set.inherited && set.user == Some(child) => Set { user: Some(NOBODY), ..*set },
-                false => Set { inherited: false, ..*set },
-            };
-        }
     }
 
     fn thread(&mut self, dice: &mut Dice, end: usize) {
@@ -327,10 +292,7 @@ impl Known {
             0 => format!("recv {} WAITALL", 1 + dice.size()),
             1 => format!("poll IN {time}"),
             2 => format!("select r {time}"),
-            3 => match self.set(dice, end, name) {
-                Some(set) => format!("epoll_wait {set} {time}"),
-                None => return,
-            },
+            3 => format!("epoll_wait {} {time}", dice.below(SETS)),
             _ => format!("recv {}", 1 + dice.size()),
         };
         // Without a time limit it waits for ever, where nothing comes.
@@ -342,10 +304,6 @@ impl Known {
 
     fn end(&mut self, dice: &mut Dice, end: usize, slot: usize) {
         let name = ['a', 'b'][end];
-        // What a child keeps open its parent's sets go on telling of: see `named::KNOWN`.
-        if self.child[end] && self.sets[end].iter().any(|set| set.made) {
-            return;
-        }
         self.slots[end].retain(|&other| other != slot);
         self.calls.push(format!("{name}{slot} {}", dice.pick(&["close", "close", "close_range"])));
     }

@@ -32,6 +32,8 @@ rows! {
     a_shared_epoll_set_never_gives_foreign_data => |pair| {
         pair("shared_set").passes("0,w").carried(Carried::Perhaps)
     };
+    a_set_that_a_forked_child_leaves_alone => |pair| pair("set_at_fork").argument("left").passes("w,w").stays_carried();
+    a_set_that_a_forked_child_asks_once => |pair| pair("set_at_fork").argument("used").passes("0,w,w,w");
     epoll_exclusive_oneshot_edges_and_errors => |pair| pair("epoll_modes").passes("0,w").failing_back(&[]);
     epoll_edges_over_the_switch_over => |pair| {
         pair("epoll_modes").argument("tolerant").passes("1,2,3,4,6,w").failing_back(&[5, 20])

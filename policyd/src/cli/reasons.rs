@@ -151,9 +151,10 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
         }
         Reason::UnsupportedSocket => ("it is no plain TCP socket", "none"),
         Reason::Unsupported => ("this kernel lacks something", "tandem check names it"),
-        Reason::EpollUnseen => {
-            ("its epoll set is in another one, or where the switch cannot see it", "none: it is the program's way")
-        }
+        Reason::EpollUnseen => (
+            "its epoll set is in another one, used by parent and child both, or where the switch cannot see it",
+            "none: it is the program's way",
+        ),
         Reason::Attached => (
             "the companion is there, and neither direction has been switched over yet",
             "wait for more traffic; a forked process that holds the socket too keeps it so",

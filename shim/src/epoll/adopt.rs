@@ -6,6 +6,8 @@ use std::sync::atomic::{Ordering, fence};
 use libc::epoll_event;
 use tandem_protocol::Reason;
 
+use super::collect::may_go_back;
+use super::common;
 use super::outer::{add_anchor, add_provider};
 use super::set::{Entered, Guard, Inner, Set, all, at};
 use super::stir::{unwatch, watch};
@@ -54,7 +56,12 @@ pub struct Adopted {
     pub kicked: bool,
     /// That event has not been seen yet.
     pub kick_due: bool,
+    /// It stands in memory that forked processes share: see `common`.
+    pub published: bool,
 }
+
+/// What the kernel tells beside what was asked for.
+pub const BESIDE: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
 
 /// While it lives no thread enters the kernel's own wait on the set.
 pub struct Hold {
@@ -66,7 +73,7 @@ impl Hold {
     /// phase afterwards.
     pub fn covers(&self, slot: SlotRef) -> bool {
         fence(Ordering::SeqCst);
-        slot.sets().filter_map(at).all(|set| self.sets.iter().flatten().any(|held| std::ptr::eq(*held, set)))
+        used_sets(slot).all(|set| self.sets.iter().flatten().any(|held| std::ptr::eq(*held, set)))
     }
 }
 
@@ -78,15 +85,24 @@ impl Drop for Hold {
     }
 }
 
+/// Without those of a parent's that this process leaves alone.
+fn used_sets(slot: SlotRef) -> impl Iterator<Item = &'static Set> {
+    slot.sets().filter_map(at).filter(|set| !set.inherited.load(Ordering::Acquire))
+}
+
 /// The slot's entries could be adopted now: nobody sleeps in the kernel on its sets, and each has an outer one. Taken
 /// before any of the slot's locks. `None`: not now.
 pub fn hold(slot: SlotRef) -> Option<Hold> {
     let mut hold = Hold { sets: [None; slot::MOST_SETS] };
-    for (place, set) in hold.sets.iter_mut().zip(slot.sets().filter_map(at)) {
+    for (place, set) in hold.sets.iter_mut().zip(used_sets(slot)) {
         if set.descriptors.load(Ordering::Acquire) == 0 {
             continue;
         }
         if set.native.load(Ordering::Acquire) {
+            return None;
+        }
+        if set.joined.load(Ordering::Acquire) {
+            switch::give_up(slot, Reason::EpollUnseen);
             return None;
         }
         set.adopted.fetch_add(1, Ordering::SeqCst);
@@ -106,7 +122,7 @@ pub fn hold(slot: SlotRef) -> Option<Hold> {
 
 /// Takes a connection's entries out of the kernel's sets, if it is in any. Under a [`Hold`], no slot lock held.
 pub fn adopt(conn: &Conn) {
-    for set in conn.slot.sets().filter_map(at) {
+    for set in used_sets(conn.slot) {
         let Some(mut inner) = set.lock() else { continue };
         for fd in inner.descriptors_of(conn.slot) {
             set.adopt_one(&mut inner, conn, fd);
@@ -146,10 +162,12 @@ impl Set {
         self.enlist(inner, conn, fd, (entered.events, entered.data), kicks);
         if let Some(entry) = inner.adopted.last_mut() {
             entry.spent = fired;
+            common::publish(self, entry);
+            common::kick(self, entry);
         }
     }
 
-    fn enlist(&self, inner: &mut Guard<'_>, conn: &Conn, fd: RawFd, given: (u32, u64), kicked: bool) {
+    pub fn enlist(&self, inner: &mut Guard<'_>, conn: &Conn, fd: RawFd, given: (u32, u64), kicked: bool) {
         add_provider(self.outer.load(Ordering::Acquire), conn);
         if let Some(wake) = inner.wake {
             watch(conn, wake);
@@ -181,6 +199,7 @@ impl Set {
             heard: 0,
             kicked,
             kick_due: kicked,
+            published: false,
         });
         inner.begin_watching(place);
     }
@@ -191,6 +210,7 @@ impl Set {
         let Some(&place) = inner.place.get(&fd) else { return };
         let Some(old) = inner.adopted.get(place).copied() else { return };
         let Some(key) = (RawFd::MIN..-1).find(|key| !inner.place.contains_key(key)) else { return };
+        common::withdraw(self, &old);
         self.remove(inner, place);
         self.go_on_as(inner, key, Adopted { conn: Conn { fd: other, ..old.conn }, ..old });
     }
@@ -230,7 +250,8 @@ impl Set {
         old.conn.slot.registered_by(key);
         if let Some(entry) = inner.adopted.last_mut() {
             let (fd, shared, due) = (entry.fd, entry.shared, entry.due);
-            *entry = Adopted { fd, shared, due, kicked: false, kick_due: false, hint: true, ..old };
+            *entry = Adopted { fd, shared, due, kicked: false, kick_due: false, hint: true, published: false, ..old };
+            common::publish(self, entry);
         }
         self.rouse();
     }
@@ -256,6 +277,7 @@ impl Set {
         self.enlist(inner, &conn, fd, given, false);
         if let Some(entry) = inner.adopted.last_mut() {
             entry.hint = stirred;
+            common::publish(self, entry);
         }
         self.rouse();
         true
@@ -265,6 +287,7 @@ impl Set {
     pub fn take_out(&self, inner: &mut Inner, place: usize) {
         let Some(entry) = inner.adopted.get(place) else { return };
         let (fd, slot) = (entry.fd, entry.conn.slot);
+        common::withdraw(self, entry);
         self.drop_entry(inner, place);
         inner.ghosts.insert(fd, (slot, false));
     }
@@ -337,11 +360,22 @@ impl Set {
     pub fn settle(&self, inner: &mut Inner) -> bool {
         let before = inner.adopted.len();
         for place in (0..inner.adopted.len()).rev() {
-            let Some(slot) = inner.adopted.get(place).map(|entry| entry.conn.slot) else { continue };
+            let Some(conn) = inner.adopted.get(place).map(|entry| entry.conn) else { continue };
+            let slot = conn.slot;
+            if slot.current() && slot.has(flag::LEAVING) {
+                // What the peer has answered by now is the kernel's to tell, once.
+                ready::ask(&Conn { fd: slot.descriptor(), ..conn }, ready::IN | ready::OUT);
+            }
             if !slot.current() {
                 self.remove(inner, place);
-            } else if !ready::switched(slot) {
-                self.give_back(inner, place);
+            } else if !ready::switched(slot)
+                && let Some(entry) = inner.adopted.get_mut(place)
+            {
+                // The outer epoll's news of it may not have been taken.
+                entry.hint = true;
+                if may_go_back(entry) {
+                    self.give_back(inner, place);
+                }
             }
         }
         inner.adopted.len() != before
@@ -352,6 +386,8 @@ impl Set {
         let Some(entry) = inner.adopted.get(place) else { return };
         let Adopted { fd, conn, events, data, spent, .. } = *entry;
         let slot = conn.slot;
+        // Of two processes that use the set one gives it back.
+        let first = common::withdraw(self, entry);
         self.remove(inner, place);
         let mut event = epoll_event { events: if spent { events & 0xffff_0000 } else { events }, u64: data };
         let set = self.fd.load(Ordering::Acquire);
@@ -365,8 +401,10 @@ impl Set {
             });
             switch::give_up(slot, Reason::EpollUnseen);
         } else {
-            // SAFETY: the application's descriptors, an event on this frame.
-            unsafe { real::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &mut event) };
+            if first {
+                // SAFETY: the application's descriptors, an event on this frame.
+                unsafe { real::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &mut event) };
+            }
             inner.native.insert(fd, Entered { slot, events, data });
         }
         inner.returned = true;
@@ -382,7 +420,6 @@ impl Set {
 
     /// Takes the kicks (see `adopt_one`) out of what the kernel's own wait returned; how many events remain.
     pub fn without_kicks(&self, events: &mut [epoll_event]) -> usize {
-        const BESIDE: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
         if self.kicks.load(Ordering::Acquire) == 0 {
             return events.len();
         }
@@ -412,6 +449,7 @@ impl Set {
 /// Sets that stay open over exec are waited on by a program that sees the kernel's part only: their entries are the
 /// kernel's before.
 pub fn before_exec() {
+    common::before_exec();
     for set in all().filter(|set| set.descriptors.load(Ordering::Acquire) > 0) {
         let fd = set.fd.load(Ordering::Acquire);
         // SAFETY: F_GETFD has no argument.

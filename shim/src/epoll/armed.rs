@@ -1,4 +1,5 @@
-//! Whether a one-shot entry of the kernel's set has fired: the kernel disarms it without a word, and tells by `/proc` alone.
+//! What the kernel tells of its set by `/proc` alone: whether a one-shot entry has fired, for it disarms those without a word, and which
+//! entries there are, when other processes may have changed them.
 
 use std::io::Write;
 use std::os::fd::RawFd;
@@ -14,6 +15,11 @@ const CHUNK: usize = 4096;
 /// False, too, where `/proc` is not to be had: then it is told once more than it should.
 pub fn has_fired(set: RawFd, fd: RawFd) -> bool {
     events_of(set, fd).is_some_and(|events| events & !KEPT == 0)
+}
+
+/// False, too, where `/proc` is not to be had.
+pub fn is_there(set: RawFd, fd: RawFd) -> bool {
+    events_of(set, fd).is_some()
 }
 
 /// Out of lines like `tfd:        7 events: 40000019 data: ...`.

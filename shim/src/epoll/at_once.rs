@@ -28,8 +28,9 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
     }
     let set = at(number)?;
     let mut inner = set.try_lock()?;
-    // Entries are adopted under this lock: none is, none has been, and none will be before it is given back.
-    if set.adopted.load(Ordering::Acquire) != 0 || !inner.ghosts.is_empty() {
+    // Entries are adopted under this lock, and a fork that shares the set takes it: none is, none has been, and none will be before it is
+    // given back.
+    if set.adopted.load(Ordering::Acquire) != 0 || set.common.load(Ordering::Acquire) != 0 || !inner.ghosts.is_empty() {
         return None;
     }
     // SAFETY: by the caller.
@@ -89,7 +90,8 @@ pub fn forget(slot: SlotRef) -> bool {
     let Some(number) = slot.own().only_set() else { return false };
     let Some(set) = at(number) else { return false };
     let Some(mut inner) = set.try_lock() else { return false };
-    if set.adopted.load(Ordering::Acquire) != 0 || slot.has(flag::REGISTERED_TWICE) {
+    let shared = set.common.load(Ordering::Acquire) != 0;
+    if shared || set.adopted.load(Ordering::Acquire) != 0 || slot.has(flag::REGISTERED_TWICE) {
         return false;
     }
     let fd = slot.registered();
@@ -112,7 +114,8 @@ pub unsafe fn wait(
     call: impl FnOnce() -> c_int,
 ) -> Option<c_int> {
     let set = set::of(epfd)?;
-    if meet::has_business() || max <= 0 || events.is_null() || set.nests.load(Ordering::Relaxed) != 0 {
+    let linked = set.nests.load(Ordering::Relaxed) | set.common.load(Ordering::Acquire);
+    if meet::has_business() || max <= 0 || events.is_null() || linked != 0 {
         return None;
     }
     set.in_kernel.fetch_add(1, Ordering::SeqCst);
@@ -123,9 +126,10 @@ pub unsafe fn wait(
     let until = limit.end();
     let n = call();
     set.in_kernel.fetch_sub(1, Ordering::SeqCst);
-    if n > 0 && (set.kicks.load(Ordering::Acquire) | set.nests.load(Ordering::Acquire)) != 0 {
+    let kicked = set.kicks.load(Ordering::Acquire) | set.nests.load(Ordering::Acquire);
+    if n > 0 && kicked | set.common.load(Ordering::Acquire) != 0 {
         // SAFETY: by the caller.
-        return Some(unsafe { kicked(epfd, events, max, (limit, until), mask, n) });
+        return Some(unsafe { perhaps_kicked(epfd, events, max, (limit, until), mask, n) });
     }
     Some(n)
 }
@@ -136,7 +140,7 @@ pub unsafe fn wait(
 /// As [`wait()`].
 #[cold]
 #[inline(never)]
-unsafe fn kicked(
+unsafe fn perhaps_kicked(
     epfd: RawFd,
     events: *mut epoll_event,
     max: c_int,

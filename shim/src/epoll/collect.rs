@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use libc::epoll_event;
 
 use super::adopt::Adopted;
+use super::common;
 use super::set::{Guard, Set};
 use super::stir::watch_room;
 use crate::slot::THROUGH_SWITCH;
@@ -36,10 +37,19 @@ pub fn collect(set: &Set, inner: &mut Guard<'_>, out: &mut [epoll_event]) -> usi
             continue;
         }
         if !ready::switched(entry.conn.slot) {
-            set.give_back(inner, place);
+            if may_go_back(entry) {
+                set.give_back(inner, place);
+            }
+            continue;
+        }
+        if set.joined.load(Ordering::Relaxed) && !common::read(set, entry) {
+            set.remove(inner, place);
             continue;
         }
         let (events, report) = look(entry);
+        if report && entry.events & (EDGE | ONE_SHOT) != 0 {
+            common::publish(set, entry);
+        }
         if entry.events & ready::OUT & !events != 0 && through_ring(entry) {
             watch_room(&entry.conn, wake);
             // Room may have come before the word was there.
@@ -74,10 +84,24 @@ pub fn changed(entry: &Adopted) -> bool {
         || entry.hint
 }
 
+/// The kernel carries the connection again, and may have the entry. An edge-triggered one it would tell of at once, so that stays until there
+/// is something to tell. (Of one that is registered elsewhere too no news come.) One that has fired waits to be set anew: the kernel would
+/// take it as disarmed but for errors.
+pub fn may_go_back(entry: &mut Adopted) -> bool {
+    if entry.spent {
+        return false;
+    }
+    let mut seen = *entry;
+    if entry.events & EDGE == 0 || entry.shared || look(&mut seen).1 {
+        return true;
+    }
+    *entry = seen;
+    false
+}
+
 /// Whether a look at an entry that is due is going to find something: for who asks the set whether it is readable.
 pub fn would_report(entry: &Adopted) -> bool {
-    let slot = entry.conn.slot;
-    !slot.current() || !ready::switched(slot) || look(&mut entry.clone()).1
+    look(&mut entry.clone()).1
 }
 
 /// There is more room, or a send found none since: then the peer has to be told who waits for it.

@@ -7,6 +7,7 @@ use libc::{c_int, epoll_event};
 use tandem_protocol::Reason;
 
 use super::adopt::adopt;
+use super::common;
 use super::nested;
 use super::set::{self, Entered, Guard, Set, at};
 use crate::fd_table;
@@ -41,6 +42,10 @@ pub unsafe fn control(epfd: RawFd, op: c_int, fd: RawFd, event: *mut epoll_event
         }
         return Outcome::Bypass;
     };
+    common::enter(set);
+    if op == libc::EPOLL_CTL_ADD {
+        common::may_be_alone(set);
+    }
     let Some(mut inner) = set.lock() else { return Outcome::Fail(libc::EAGAIN) };
     // SAFETY: by the caller.
     let given = unsafe { event.as_ref() }.map(|e| (e.events, e.u64));
@@ -93,7 +98,7 @@ pub fn entered(set: &Set, slot: SlotRef, fd: RawFd) {
         && let Some(conn) = Conn::of(slot, fd)
     {
         adopt(&conn);
-        if set.native.load(Ordering::Acquire) {
+        if set.native.load(Ordering::Acquire) || set.joined.load(Ordering::Acquire) {
             nested::rouse_holders();
             switch::leave(slot, fd, Reason::EpollUnseen);
         }
@@ -115,21 +120,34 @@ pub fn number_closes(slot: SlotRef, fd: RawFd, other: RawFd) {
     }
 }
 
-/// The socket's last descriptor in this process is about to be closed.
+/// The socket's last descriptor in this process is about to be closed. While another has it open, the sets that this one uses tell of it
+/// on: the kernel does, from here on.
 pub fn forget(slot: SlotRef) {
+    let mut goes_on = false;
     for (number, set) in slot.sets().filter_map(|number| Some((number, at(number)?))) {
+        let lasts = !set.inherited.load(Ordering::Acquire) && !slot.ends_here();
         let Some(mut inner) = set.lock() else { continue };
         for fd in inner.descriptors_of(slot) {
             if inner.native.get(&fd).is_some_and(|entry| entry.slot == slot) {
                 inner.native.remove(&fd);
+                goes_on |= lasts;
             }
             if let Some(&place) = inner.place.get(&fd)
                 && inner.adopted.get(place).is_some_and(|entry| entry.conn.slot == slot)
             {
-                set.remove(&mut inner, place);
+                goes_on |= lasts;
+                if lasts {
+                    set.give_back(&mut inner, place);
+                    inner.native.remove(&fd);
+                } else {
+                    set.remove(&mut inner, place);
+                }
             }
         }
         slot.leave_set(number);
+    }
+    if goes_on {
+        switch::leave(slot, slot.descriptor(), Reason::EpollUnseen);
     }
 }
 
@@ -163,6 +181,8 @@ impl Set {
                     }
                     (entry.events, entry.data) = (events, data);
                     (entry.hint, entry.hot, entry.spent, entry.edge_due) = (true, true, false, true);
+                    common::publish(self, entry);
+                    common::kick(self, entry);
                 }
                 inner.make_due(fd);
                 self.rouse();

@@ -9,12 +9,12 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 
 use super::adopt::Adopted;
-use super::collect::{changed, would_report};
+use super::collect::{changed, may_go_back, would_report};
 use super::set::{Inner, Set};
 use crate::provider::local::Pair;
 use crate::slot::{SlotRef, flag};
 use crate::stream::mail;
-use crate::switch::{Conn, receive};
+use crate::switch::{Conn, ready, receive};
 
 /// The entries of one set whose connections are with one peer process.
 struct News {
@@ -199,12 +199,19 @@ impl Inner {
         self.due.queue.len()
     }
 
-    /// Would any adopted entry be reported? Those that would not are due no longer.
-    pub fn any_to_report(&mut self, mail: &Mail) -> bool {
-        for _ in 0..self.gather_due(mail) {
+    /// Would any adopted entry be reported? Those that would not are due no longer, and those that are the kernel's again go back to it.
+    pub fn any_to_report(&mut self, set: &Set) -> bool {
+        for _ in 0..self.gather_due(&set.mail) {
             let Some(place) = self.next_due() else { break };
-            let Some(entry) = self.adopted.get(place) else { continue };
-            if would_report(entry) {
+            let Some(entry) = self.adopted.get_mut(place) else { continue };
+            let slot = entry.conn.slot;
+            if !slot.current() {
+                set.remove(self, place);
+            } else if !ready::switched(slot) {
+                if may_go_back(entry) {
+                    set.give_back(self, place);
+                }
+            } else if would_report(entry) {
                 let fd = entry.fd;
                 self.make_due(fd);
                 return true;

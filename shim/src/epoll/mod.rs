@@ -11,7 +11,7 @@
 //! - `adopt`: when entries may be adopted, adopting them and giving them back; `armed`: one-shot entries that have fired before;
 //!   `stir`: what makes a set look anew, and whom the peer is to wake for it
 //! - `outer`: the outer epoll
-//! - `nested`: sets inside sets
+//! - `nested`: sets inside sets; `common`: sets that more than one process uses
 //! - `wait`: epoll_wait, and poll on a set; `due`: which adopted entries are to be looked at; `collect`: what they report
 //!
 //! Locks: a set's own lock may be held while a slot's is taken, never the other way round.
@@ -20,6 +20,7 @@ mod adopt;
 mod armed;
 pub mod at_once;
 mod collect;
+mod common;
 mod control;
 mod due;
 mod nested;
@@ -29,6 +30,7 @@ mod stir;
 mod wait;
 
 pub use adopt::{Hold, adopt, before_exec, hold, retire};
+pub use common::Common;
 pub use control::{control, forget, number_closes};
 pub use set::{after_fork_in_child, before_fork, closed, create, duplicate};
 pub use stir::{ask_all_anew, ask_anew, note_arrivals, rouse};

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 use smallvec::{SmallVec, smallvec};
 
 use super::adopt::Adopted;
+use super::common;
 use super::due::{Due, Mail};
 use super::nested::{self, Nested};
 use super::stir::unwatch;
@@ -47,6 +48,12 @@ pub struct Set {
     /// The kernel's own set may have something to report.
     pub kernel_due: AtomicBool,
     pub mail: Mail,
+    /// Its number among the sets that were there at a fork, or 0; a parent's, and not used here yet; used by others too; how far
+    /// their changes are known: see `common`.
+    pub common: AtomicU32,
+    pub inherited: AtomicBool,
+    pub joined: AtomicBool,
+    pub seen_changes: AtomicU32,
 }
 
 // SAFETY: `inner` is reached through `Guard` only, which holds the lock.
@@ -178,6 +185,10 @@ pub fn closed(index: u32, fd: RawFd) {
         set.descriptors.fetch_sub(1, Ordering::AcqRel);
         return;
     }
+    common::leave(set);
+    set.common.store(0, Ordering::Release);
+    set.inherited.store(false, Ordering::Release);
+    set.joined.store(false, Ordering::Release);
     for entry in inner.native.values() {
         entry.slot.leave_set(index);
     }
@@ -245,6 +256,10 @@ impl Set {
             sleepers: AtomicU32::new(0),
             kernel_due: AtomicBool::new(true),
             mail: Mail::new(),
+            common: AtomicU32::new(0),
+            inherited: AtomicBool::new(false),
+            joined: AtomicBool::new(false),
+            seen_changes: AtomicU32::new(0),
         }
     }
 
@@ -282,7 +297,9 @@ impl Set {
 
 /// Held over fork(), so that the child's copies are whole: no thread is in the middle of changing one.
 pub fn before_fork() -> Vec<Guard<'static>> {
-    all().filter_map(Set::lock).collect()
+    let mut sets: Vec<_> = all().filter_map(Set::lock).collect();
+    sets.iter_mut().for_each(|inner| common::before_fork(inner.set, inner));
+    sets
 }
 
 /// The outer epolls and wakes are the parent's: the child makes its own at its first wait.
@@ -292,6 +309,7 @@ pub fn after_fork_in_child() {
         set.in_kernel.store(0, Ordering::Relaxed);
         set.sleepers.store(0, Ordering::Relaxed);
         set.wake_id.store(0, Ordering::Relaxed);
+        common::after_fork_in_child(set);
         if let Some(mut inner) = set.lock() {
             inner.wake = None;
             inner.ghosts.clear();

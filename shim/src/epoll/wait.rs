@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::{c_int, c_short, epoll_event, sigset_t};
 
 use super::collect::collect;
+use super::common;
 use super::nested;
 use super::outer::{TAG_NEST, TAG_POLICYD, TAG_PROVIDER, TAG_SET, TAG_WAKE, TAG_WAKE0};
 use super::set::{self, Set};
@@ -90,6 +91,7 @@ pub unsafe fn wait(
     let until = limit.end();
     // SAFETY: by the caller.
     let out = unsafe { std::slice::from_raw_parts_mut(events, max as usize) };
+    common::enter(set);
     match by_kernel(set, epfd, out, limit, mask) {
         Some(outcome) => outcome,
         None => on_both(set, epfd, out, (limit, until), mask),
@@ -128,6 +130,7 @@ fn on_both(
     let mut spun = false;
     let mut first = true;
     loop {
+        common::enter(set);
         if !std::mem::take(&mut first)
             && let Some(outcome) = by_kernel(set, epfd, out, limit.left(until), mask)
         {
@@ -202,7 +205,8 @@ fn by_kernel(
 /// The `n` events that the kernel's own wait has returned, without ours. `None`: there were no others.
 fn without_kicks(set: &Set, out: &mut [epoll_event], n: c_int) -> Option<Outcome<c_int>> {
     let Some(events) = out.get_mut(..n as usize) else { return Some(Outcome::Done(n)) };
-    let kept = set.without_kicks(events);
+    let kept = common::without_kicks(set, events);
+    let kept = events.get_mut(..kept).map_or(0, |events| set.without_kicks(events));
     let kept = events.get_mut(..kept).map_or(0, |events| nested::without_kicks(set, events));
     (kept > 0).then_some(Outcome::Done(kept as c_int))
 }
@@ -244,7 +248,8 @@ fn gather(set: &Set, epfd: RawFd, out: &mut [epoll_event], mask: *const sigset_t
     if n > 0 && set.sleepers.load(Ordering::Acquire) > 0 {
         rearm(set, epfd);
     }
-    let kept = rest.get_mut(..n as usize).map_or(0, |events| set.without_kicks(events));
+    let kept = rest.get_mut(..n as usize).map_or(0, |events| common::without_kicks(set, events));
+    let kept = rest.get_mut(..kept).map_or(0, |events| set.without_kicks(events));
     Ok(found + kept)
 }
 
@@ -433,7 +438,7 @@ pub fn readable(epfd: RawFd, events: c_short) -> c_short {
 pub fn to_report(set: &Set) -> bool {
     let asked = |set: &Set| {
         let _ = take_news(set, Some(0), std::ptr::null());
-        set.lock().is_some_and(|mut inner| inner.any_to_report(&set.mail))
+        set.lock().is_some_and(|mut inner| inner.any_to_report(set))
     };
     asked(set) || nested::below(set).into_iter().any(asked)
 }
@@ -451,6 +456,7 @@ fn stirred(set: &Set) -> bool {
 /// The outer epoll that is to be watched in place of a set with adopted entries.
 pub fn outer_of(epfd: RawFd) -> Option<RawFd> {
     let set = set::of(epfd)?;
+    common::enter(set);
     let ours = set.adopted.load(Ordering::Acquire) != 0 || nested::adopted_below(set);
     if !ours || !set.prepare() || !nested::link(set) {
         return None;

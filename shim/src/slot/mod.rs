@@ -228,7 +228,7 @@ pub fn after_fork_in_child() {
 }
 
 /// Slots that have ever been in use are the first so many.
-fn used() -> u32 {
+pub fn used() -> u32 {
     family::existing().map_or(0, |family| family.shared.slots_used.load(Ordering::Acquire))
 }
 
