@@ -41,7 +41,7 @@ impl Lock {
         self.word.store(0, Ordering::Relaxed);
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn lock(&self) -> Result<Held<'_>, Reentered> {
         let me = sys::tid();
         if self.word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok() {

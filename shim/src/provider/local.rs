@@ -178,7 +178,7 @@ impl Pair {
     }
 
     /// The port of one direction of a connection; `writer` is the writing end's role.
-    #[inline]
+    #[inline(always)]
     pub fn port(&self, conn: u32, writer: u8) -> Option<LocalPort<'static>> {
         let writer = writer & 1;
         let mut at = pair::control_offset(conn)? + usize::from(writer) * size_of::<Words>();

@@ -53,7 +53,7 @@ pub fn called<P: Port>(port: &P, word: Word, tell: impl FnOnce() -> bool) -> Opt
 }
 
 /// As [`called`], where the caller has put the full fence already.
-#[inline]
+#[inline(always)]
 pub fn called_behind_fence<P: Port>(port: &P, word: Word, tell: impl FnOnce() -> bool) -> Option<u32> {
     let mut named = port.load(word);
     if named != 0 && tell() && !planted(Fault::NameNotReread) {

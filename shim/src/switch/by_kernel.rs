@@ -129,7 +129,8 @@ const SENDS_ASIDE: i32 = libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN
 const RECEIVES_ASIDE: i32 = libc::MSG_OOB | libc::MSG_ERRQUEUE | libc::MSG_PEEK | libc::MSG_TRUNC;
 
 /// Of `len` bytes, by `call`. `None`: nothing has happened.
-#[inline(always)]
+// Out of the way of connections that are carried.
+#[inline(never)]
 pub fn send_at_once(slot: SlotRef, fd: RawFd, len: usize, flags: i32, call: impl FnOnce() -> isize) -> Option<isize> {
     if flags & SENDS_ASIDE != 0 || !is_counted(slot) || !enters(&slot.kernel_sends, &slot.send_phase) {
         return None;
@@ -153,7 +154,8 @@ pub fn send_at_once(slot: SlotRef, fd: RawFd, len: usize, flags: i32, call: impl
 }
 
 /// By `call`, for some bytes. `None`: nothing has happened.
-#[inline(always)]
+// As above.
+#[inline(never)]
 pub fn receive_at_once(slot: SlotRef, fd: RawFd, flags: i32, call: impl FnOnce() -> isize) -> Option<isize> {
     if flags & RECEIVES_ASIDE != 0 || slot.has(flag::LOW_WATER) || !is_counted(slot) {
         return None;

@@ -322,7 +322,7 @@ fn settle_reads(conn: &Conn, side: &RecvGuard<'_>) {
 }
 
 /// Whoever leaves bytes behind while another sleeps wakes that other: two puts may have woken the same thread.
-#[inline]
+#[inline(always)]
 pub fn pass_on(inward: &LocalPort<'static>, side: &RecvGuard<'_>) {
     if let Some(id) = side.sleepers.named()
         && side.reader.readable(inward)
