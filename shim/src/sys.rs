@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::{c_int, c_long, c_void};
 
-use crate::real::raw;
+use crate::real::{self, raw};
 use crate::stranger;
 
 static PID: AtomicU32 = AtomicU32::new(0);
@@ -222,6 +222,19 @@ pub fn space_is_limited() -> bool {
     // SAFETY: prlimit64 on ourselves with a valid place.
     let known = unsafe { libc::prlimit64(0, libc::RLIMIT_AS, std::ptr::null(), &mut limit) } == 0;
     known && limit.rlim_cur != libc::RLIM64_INFINITY
+}
+
+/// A memory file of this size, which nobody can make shorter under us: to touch a mapping of it is no SIGBUS.
+pub fn is_sealed(file: RawFd, bytes: usize, seals: i32) -> bool {
+    // SAFETY: all-zero is a valid stat; the calls have no other arguments than a descriptor and its place.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        let has = real::fcntl(file, libc::F_GET_SEALS, 0);
+        has >= 0
+            && has & seals == seals
+            && libc::fstat(file, &mut stat) == 0
+            && u64::try_from(stat.st_size) == Ok(bytes as u64)
+    }
 }
 
 /// Maps `bytes` of a memory file (or anonymous shared memory where `fd` is `None`), never dumped into a core file.

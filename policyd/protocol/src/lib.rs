@@ -33,5 +33,6 @@ pub use message::{MAX_MESSAGE, Malformed, Message};
 pub use provider_name::ProviderName;
 pub use reason::Reason;
 
-/// Spoken on the switches' socket. A policyd refuses a switch of another version by name, and that switch stays on TCP.
-pub const PROTOCOL_VERSION: u16 = 3;
+/// Spoken on the switches' socket. A policyd refuses a switch of another version by name, and that switch stays on TCP. One
+/// more for every change of what is said, and of the layout of what is shared.
+pub const PROTOCOL_VERSION: u16 = 4;

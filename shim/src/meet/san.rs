@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use tandem_protocol::san::{San, Way};
 use tandem_protocol::{Addresses, ProviderName};
 
-use crate::real;
+use crate::{real, sys};
 
 /// Once mapped it stays at its place; that of a policyd that was started anew replaces it there.
 static TABLE: AtomicPtr<San> = AtomicPtr::new(std::ptr::null_mut());
@@ -38,7 +38,7 @@ pub fn provider(addresses: &Addresses) -> Option<ProviderName> {
 /// Policyd's table, under the channel's lock. The descriptor is closed here.
 pub fn arrived(file: RawFd) {
     CURRENT.store(false, Ordering::Release);
-    let mapped = is_table(file) && map(file);
+    let mapped = sys::is_sealed(file, San::BYTES, San::SEALS) && map(file);
     // SAFETY: received for us, and not used any more.
     unsafe { real::close(file) };
     CURRENT.store(mapped, Ordering::Release);
@@ -66,19 +66,6 @@ fn map(file: RawFd) -> bool {
     TABLE.store(at.cast(), Ordering::Release);
     // SAFETY: a mapping of a San's size, of atomics.
     unsafe { (*at.cast::<San>()).is_sound() }
-}
-
-/// Of the right size, and nobody can make it shorter under us.
-fn is_table(file: RawFd) -> bool {
-    // SAFETY: all-zero is a valid stat; the calls have no other arguments than our descriptor and its place.
-    unsafe {
-        let mut stat: libc::stat = std::mem::zeroed();
-        let seals = real::fcntl(file, libc::F_GET_SEALS, 0);
-        seals >= 0
-            && seals & San::SEALS == San::SEALS
-            && libc::fstat(file, &mut stat) == 0
-            && u64::try_from(stat.st_size) == Ok(San::BYTES as u64)
-    }
 }
 
 #[cfg(test)]

@@ -112,6 +112,14 @@ fn build(instance: u64, id: u32, role: u8, parts: &Parts) -> Option<&'static Pai
 
 /// The record at this place, and its mappings: where those of a pair that is gone stood, if there was one.
 fn map(index: u32, parts: &Parts) -> Option<&'static Pair> {
+    let sound = sys::is_sealed(parts.memory, pair::BYTES, pair::SEALS)
+        && sys::is_sealed(parts.board, Board::BYTES, Board::SEALS);
+    if !sound {
+        crate::log::warn(format_args!(
+            "policyd gave memory of another layout: is it of another release than libtandem.so?"
+        ));
+        return None;
+    }
     let before = pair(index).filter(|before| !before.is_far());
     let at = before.map(|before| (before.base, before.peer_board));
     let base = sys::map_shared_at(at.map(|at| at.0), Some(parts.memory), pair::BYTES, true)?;
