@@ -44,7 +44,7 @@ start_guest() {
         # A time stamp of the emulator is the host's, the same on all processors: without one each look at the clock is a system call. And its
         # `rep movsb`, which programs and kernel take to be fast, goes byte by byte: seven times slower than any other copy.
         words+=(--disable-kvm --kopt tsc=reliable --kopt clocksource=tsc)
-        machine+=(-cpu max,-erms,-fsrm)
+        machine+=(-cpu "max,-erms,-fsrm")
     fi
     [ -z "$CONSOLE" ] || words+=(--show-boot-console)
     [ "$SHARED" = "$SCRATCH/shared" ] || words+=(--rwdir "$SHARED")
