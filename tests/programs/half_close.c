@@ -47,6 +47,17 @@ static void read_side(int fd)
         send_pattern(fd, 0, 20, 7);
     }
 }
+/* A reset is an error first and a hang-up some instructions later: who is woken by the one may look before the other. */
+static void report_reset(int fd)
+{
+    struct pollfd look = { fd, 0, 0 };
+    report("poll", poll(&look, 1, 5000));
+    if (!(look.revents & POLLHUP)) {
+        usleep(20000);
+        poll(&look, 1, 0);
+    }
+    say("%s", events_text(look.revents));
+}
 /* The end that reads nothing closes: the kernel sends RST. */
 static void unread(int fd)
 {
@@ -54,9 +65,7 @@ static void unread(int fd)
     if (is_server) {
         send_pattern(fd, 0, 5000, 6);
         tell(0);
-        struct pollfd look = { fd, 0, 0 };
-        report("poll", poll(&look, 1, 5000));
-        say("%s", events_text(look.revents));
+        report_reset(fd);
         report("recv", recv(fd, bytes, sizeof bytes, 0));
         report("recv again", recv(fd, bytes, sizeof bytes, 0));
         report("send", send(fd, bytes, 1, MSG_NOSIGNAL));
@@ -72,9 +81,7 @@ static void abortive(int fd)
 {
     char bytes[64];
     if (is_server) {
-        struct pollfd look = { fd, 0, 0 };
-        report("poll", poll(&look, 1, 5000));
-        say("%s", events_text(look.revents));
+        report_reset(fd);
         int error = 0;
         socklen_t length = sizeof error;
         need(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length));

@@ -187,11 +187,12 @@ fn soak() {
     proof.print();
     assert!(soak.started > 20 && soak.killed > 0 && (carried > 0 || native_only()), "too little happened");
     for (server, before) in seen[0].into_iter().enumerate() {
-        // What the last few clients had may still be there; what is lost for good is there at both ends of the last quarter.
+        // What the last few clients had may still be there; what is lost for good is there at both ends of the last quarter. Mappings (of peers that
+        // were there at one time, and of threads' heaps) are kept for the next ones: a slow first quarter has had few.
         let after = seen[2][server].least(seen[3][server]);
         let grown = |what: fn(&Has) -> usize, by: usize| what(&after) > what(&before) + by;
         assert!(
-            !grown(|has| has.descriptors, 48) && !grown(|has| has.memfds, 12) && !grown(|has| has.mappings, 80),
+            !grown(|has| has.descriptors, 48) && !grown(|has| has.memfds, 12) && !grown(|has| has.mappings, 160),
             "server {server}: {before:?}, then {after:?}"
         );
         // The rest is the program's own, natively as much: stacks and heaps of its threads.
