@@ -138,7 +138,10 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
         conn.slot.send_phase.load(Ordering::Acquire) & conn.slot.recv_phase.load(Ordering::Acquire) != THROUGH_SWITCH;
     // Of an entry that is ready all the while the outer epoll is asked now and then only.
     let on_tcp = on_tcp || tcp_may_have(&conn.inward, entry.seen_delivered);
-    let events = if fresh || on_tcp || half { ready::ask(&conn, wanted) } else { ready::events(&conn, 0, wanted) };
+    let (events, known) = match fresh || on_tcp || half {
+        true => ready::ask(&conn, wanted),
+        false => ready::events_and_anchor(&conn, 0, wanted),
+    };
     // Ring bytes behind TCP's rest, which another thread may read: then they are news without the ring having moved.
     let more = produced > entry.seen_delivered || conn.slot.anchor.load(Ordering::Acquire) & ready::IN != 0;
     entry.behind = events & ready::IN == 0 && more;
@@ -150,7 +153,7 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
         events != 0
     } else {
         let anew = std::mem::take(&mut entry.hot);
-        let came = came(entry, &conn, events, fresh || more_bytes || anew);
+        let came = came(entry, &conn, (events, known), fresh || more_bytes || anew);
         // As the kernel's own poll does it: who finds no room is owed an edge when there is some.
         entry.edge_due |= events & ready::OUT == 0 && wanted & ready::OUT != 0;
         let edge_out = events & ready::OUT != 0 && std::mem::take(&mut entry.edge_due);
@@ -163,22 +166,28 @@ fn look(entry: &mut Adopted) -> (u32, bool) {
     (events, report)
 }
 
-/// Edge-triggered: has the stream come further, or something lasting happened, since the last report?
-fn came(entry: &mut Adopted, conn: &Conn, events: u32, news: bool) -> bool {
+/// Edge-triggered: has the stream come further, or something lasting happened, since the last report? `anchor`: what was known of that when the
+/// events were found. What another thread's call has learnt since would pass for told, and it is not among the events.
+fn came(entry: &mut Adopted, conn: &Conn, (events, anchor): (u32, u32), news: bool) -> bool {
     const LASTING: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLPRI) as u32;
     // Of the anchor, wanted or not: the peer's FIN is an edge for who waits for bytes, too.
-    let mut known = (events | conn.slot.anchor.load(Ordering::Acquire)) & LASTING;
+    let mut known = (events | anchor) & LASTING;
     if known & RDHUP & !(events | entry.told) != 0 && receive::fin_waits(conn) {
         known &= !RDHUP;
     }
     // What this end has shut may be told already, but not that the peer has.
-    let finished = known & conn.slot.anchor.load(Ordering::Acquire) & RDHUP;
+    let finished = known & anchor & RDHUP;
     let lasting = known & !entry.told | finished & !entry.heard;
     (entry.told, entry.heard) = (known, finished);
     if news {
         note_arrival(entry, conn);
     }
-    let further = entry.stirred && events != 0;
+    // Bytes that came after the events were found are not among them: those are told by the next look, which their news bring.
+    let unread = entry.mark.saturating_sub(conn.slot.delivered());
+    let late = entry.events & ready::IN & !events != 0
+        && unread > 0
+        && unread >= receive::low_water(conn.slot, conn.fd) as u64;
+    let further = entry.stirred && events != 0 && !late;
     if further || conn.slot.delivered() >= entry.mark {
         entry.stirred = false;
     }

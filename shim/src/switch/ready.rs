@@ -45,16 +45,22 @@ pub fn anchor_events(conn: &Conn, wanted: u32) -> u32 {
 
 /// The application's events out of what the kernel said of the anchor.
 pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
+    events_and_anchor(conn, kernel, wanted).0
+}
+
+/// And what was known of the anchor then: another thread's call may learn more of it at any time, which is not in these events.
+pub fn events_and_anchor(conn: &Conn, kernel: u32, wanted: u32) -> (u32, u32) {
     let slot = conn.slot;
-    let bits = if kernel != 0 { anchor::note(conn, kernel) } else { slot.anchor.load(Ordering::Acquire) };
-    let bits = bits | own_end(slot) | if slot.error_is_owed() { ERR } else { 0 };
+    let known = if kernel != 0 { anchor::note(conn, kernel) } else { slot.anchor.load(Ordering::Acquire) };
+    let bits = known | own_end(slot) | if slot.error_is_owed() { ERR } else { 0 };
     let mut events = bits & (HUP | ERR) | (bits | kernel) & wanted & !(IN | OUT | HUP | ERR);
     if events & RDHUP != 0 && !slot.has(flag::SHUT_RD) && fin_would_wait(conn) {
         events &= !RDHUP;
     }
     if wanted & IN != 0 {
         let low = receive::low_water(slot, conn.fd);
-        let tcp = kernel & (IN | RDHUP | HUP | ERR) != 0;
+        // The peer's end is something to read, whoever heard of it first: without IN programs take no RDHUP for an end.
+        let tcp = (kernel & IN) | (kernel | known) & (RDHUP | HUP | ERR) != 0;
         let readable = slot.has(flag::SHUT_RD)
             || if slot.recv_phase.load(Ordering::Acquire) == THROUGH_SWITCH {
                 receive::readable(conn, tcp, low)
@@ -82,7 +88,7 @@ pub fn events(conn: &Conn, kernel: u32, wanted: u32) -> u32 {
     } else if send::has_duties(conn) {
         send::pump(conn);
     }
-    events & (wanted | HUP | ERR)
+    (events & (wanted | HUP | ERR), known)
 }
 
 /// As much as a reader waits for, or the end, from the peer: of what this end has shut, and of a reset, the kernel says nothing when it looks
@@ -119,11 +125,11 @@ pub fn fin_would_wait(conn: &Conn) -> bool {
             .is_some_and(|size| unread > size.max(0) as u64)
 }
 
-/// As [`events`], asking the kernel first.
-pub fn ask(conn: &Conn, wanted: u32) -> u32 {
+/// As [`events_and_anchor`], asking the kernel first.
+pub fn ask(conn: &Conn, wanted: u32) -> (u32, u32) {
     let events_wanted = anchor_events(conn, wanted) | RDHUP;
     let mut entry = libc::pollfd { fd: conn.fd, events: events_wanted as i16, revents: 0 };
     // SAFETY: one entry, no waiting.
     unsafe { crate::real::poll(&mut entry, 1, 0) };
-    events(conn, u32::from(entry.revents.cast_unsigned()), wanted)
+    events_and_anchor(conn, u32::from(entry.revents.cast_unsigned()), wanted)
 }
