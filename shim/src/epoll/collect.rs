@@ -172,8 +172,13 @@ fn came(entry: &mut Adopted, conn: &Conn, (events, anchor): (u32, u32), news: bo
     const LASTING: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLPRI) as u32;
     // Of the anchor, wanted or not: the peer's FIN is an edge for who waits for bytes, too.
     let mut known = (events | anchor) & LASTING;
-    if known & RDHUP & !(events | entry.told) != 0 && receive::fin_waits(conn) {
-        known &= !RDHUP;
+    if known & RDHUP & !(events | entry.told) != 0 {
+        let waits = receive::fin_waits(conn);
+        // Another thread has read meanwhile what it waited behind: the next look has it among the events.
+        entry.hot |= !waits && entry.events & RDHUP != 0;
+        if waits || entry.hot {
+            known &= !RDHUP;
+        }
     }
     // What this end has shut may be told already, but not that the peer has.
     let finished = known & anchor & RDHUP;
