@@ -26,8 +26,10 @@ const KNOWN: &[(&str, &str)] = &[
     ),
 ];
 
-/// What is under way when the peer resets may be lost with the queue pair, or not.
-const UNCERTAIN: &[&str] = &["WAITALL cut short by a reset", "recvmmsg with bytes is told of a reset"];
+/// What is under way when the peer resets may be lost with the queue pair, or not. And an urgent byte takes the direction back to TCP: a call
+/// that does not wait may come before the peer's switch has answered.
+const UNCERTAIN: &[&str] =
+    &["WAITALL cut short by a reset", "recvmmsg with bytes is told of a reset", "an urgent byte in line"];
 
 /// Whether a child is told of what its parent's calls bring, and the parent of what the child asked for, is a matter of time.
 const CHILDREN_AND_SETS: &[&str] = &[

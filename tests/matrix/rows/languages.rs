@@ -25,7 +25,12 @@ pub static JAVA_THREADS: Row = Row {
     ..ROW
 };
 
-pub static TOKIO: Row = Row { servers: &["exec $TOKIO server $PORT"], client: "exec $TOKIO client $PORT", ..ROW };
+/// Ten clients at a time, of sixteen connections each: threads that read, write and wait for one connection's edges at once.
+pub static TOKIO: Row = Row {
+    servers: &["exec $TOKIO server $PORT"],
+    client: "for at in 0 1 2 3 4 5 6 7 8 9; do $TOKIO client $PORT >out.$at & done; wait; cat out.*",
+    ..ROW
+};
 
 /// net/http on both ends, and a client that could be carried.
 pub static GO: Row = Row {
