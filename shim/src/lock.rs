@@ -53,7 +53,8 @@ impl Lock {
     /// Only if nobody holds it.
     #[inline(always)]
     pub fn try_lock(&self) -> Option<Held<'_>> {
-        self.take(0, sys::tid()).then_some(Held { lock: self })
+        // Made only then: one that is dropped gives the lock back, whoever has it.
+        self.take(0, sys::tid()).then(|| Held { lock: self })
     }
 
     #[cold]
@@ -129,6 +130,16 @@ fn wake_one(word: &AtomicU32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_try_in_vain_leaves_the_lock_to_who_holds_it() {
+        let lock = Lock::new();
+        let held = lock.lock().ok().unwrap();
+        assert!(lock.try_lock().is_none());
+        assert!(lock.try_lock().is_none(), "it was given back by the first try");
+        drop(held);
+        assert!(lock.try_lock().is_some());
+    }
 
     #[test]
     fn excludes_and_wakes() {
