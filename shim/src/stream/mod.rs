@@ -72,4 +72,4 @@ pub use reader::{RState, Reader, Source, Take};
 pub use record::Record;
 pub use tcp::{TcpPut, TcpReceive, TcpSend, TcpTake};
 pub use words::{FOR_GOOD, LocalPort, Place, Port, Slots, WORDS, Word, Words, stamped};
-pub use writer::{Pumped, Region, WState, Writer, WriterEvent, WriterFacts};
+pub use writer::{Pumped, Region, TRAVELLING_STRIDE, WState, Writer, WriterEvent, WriterFacts};

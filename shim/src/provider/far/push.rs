@@ -8,13 +8,14 @@ use tandem_provider::{IMMEDIATE, NOTE_BITS, NOTIFY, PUT, Put, REPORT};
 
 use super::layout::{RECORDS, RING, Record, end, sealed, staged};
 use super::{Conn, Driver, Far, enter, told};
-use crate::stream::{LocalPort, Port, Word, stamped};
+use crate::stream::{LocalPort, Port, TRAVELLING_STRIDE, Word, stamped};
 use crate::{real, sys};
 
 /// Credit goes back when so much is free.
 const CREDIT: u64 = RING as u64 / 4;
 /// And the reader is told of so much at once: it copies, and gives credit, while more is under way.
-const PIECE: u64 = RING as u64 / 4;
+const PIECE: u64 = TRAVELLING_STRIDE as u64;
+const _: () = assert!(PIECE == CREDIT);
 /// The provider tells two notes apart, older and newer, that differ by less than twice this.
 const NOTE_STRIDE: u64 = 1 << (NOTE_BITS - 2);
 /// Puts in one call; a run of the ring has one seam at most, and so has a change of geometry.
